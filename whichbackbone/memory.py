@@ -1,0 +1,63 @@
+"""Peak memory of live tensors during a call: what the framework must hold, whatever the allocator makes of it."""
+
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+
+def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
+    """Largest number of bytes held by tensors that ``call()`` itself created, at any moment of the call.
+
+    What existed before (weights, inputs) is not counted; add it. On CUDA this is the caching allocator's figure, and
+    includes kernel workspaces. On CPU and MPS it is the sum over live tensor storages, followed operator by operator,
+    so it is the same on every machine; workspaces inside an operator are not seen.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with _LiveStorages() as live:
+        call()
+    return live.peak
+
+
+class _LiveStorages(TorchDispatchMode):
+    """Adds a storage when an operator first returns it, subtracts it when it is freed."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        # A storage that an operator receives was either seen before or is older than the call.
+        for tensor in _tensors((args, kwargs)):
+            self.known.setdefault(*self._entry(tensor, size=0))
+        result = operator(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self.known:
+                self.now += storage.nbytes()
+                self.known.setdefault(*self._entry(tensor, size=storage.nbytes()))
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _entry(self, tensor: torch.Tensor, size: int) -> tuple[int, weakref.ref]:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+
+        def freed(_, key=key, size=size):
+            self.now -= size
+            self.known.pop(key, None)
+
+        return key, weakref.ref(storage, freed)
+
+
+def _tensors(tree: object):
+    return (leaf for leaf in tree_iter(tree) if isinstance(leaf, torch.Tensor))
