@@ -2,12 +2,13 @@
 
 One convention, stated once. **MACs**: multiply-accumulates of convolutions and linear layers at the stated input size,
 batch 1; FLOPs = 2 x MACs. **Activations**: elements output by convolutions (RegNet, section 3.3). **Bytes moved**: each
-layer reads its input and its weights and writes its output once, in fp32; what a cache or a fused kernel saves, and what
-an unfused one repeats, is the difference between this and reality.
+layer reads its input and its weights and writes its output once, in fp32; what a cache or a fused kernel saves, and
+what an unfused one repeats, is the difference between this and reality.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from types import SimpleNamespace
 
 import pandas as pd
@@ -40,10 +41,15 @@ def layers(model: nn.Module, input_size: int | tuple[int, ...] = 224) -> pd.Data
     Returns:
         Columns name, kind (one of ``KINDS``), in_shape, out_shape, kernel, stride, groups, macs, params, activations
         (of convolutions; else 0), bytes_moved.
+
+    Raises ``ValueError`` when ``input_size`` is no size, or one that the model does not run on.
     """
-    rows = []
-    with _watched(model, rows), torch.inference_mode():
-        _forward_on_meta(model, _shape(input_size))
+    rows, shape = [], _shape(input_size)
+    try:
+        with _watched(model, rows), torch.inference_mode():
+            _forward_on_meta(model, shape)
+    except RuntimeError as error:
+        raise ValueError(f"{type(model).__name__} does not run on an input of {shape}: {error}") from error
     columns = ["name", "kind", "in_shape", "out_shape", "kernel", "stride", "groups"]
     return pd.DataFrame(rows, columns=[*columns, "macs", "params", "activations", "bytes_moved"])
 
@@ -80,8 +86,8 @@ def _row(name: str, layer: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[
     params = sum(p.numel() for p in layer.parameters(recurse=False))
     macs = 0
     if isinstance(layer, _ConvNd):
-        # Each output element sums kernel area x channels of its group.
-        macs = y.numel() * layer.weight[0].numel()
+        # Each output element sums kernel area x channels of its group; if transposed, each input element feeds as many.
+        macs = (x if layer.transposed else y).numel() * layer.weight[0].numel()
     elif isinstance(layer, nn.Linear):
         macs = y.numel() * layer.in_features
     return dict(
@@ -135,7 +141,8 @@ def _forward_on_meta(model: nn.Module, shape: tuple[int, int, int]) -> None:
 
 
 def _shape(size: int | tuple[int, ...]) -> tuple[int, int, int]:
-    shape = (3, size, size) if isinstance(size, int) else tuple(size)
-    if len(shape) != 3 or min(shape) < 1:
+    shape = (3, size, size) if isinstance(size, Integral) else size
+    sides = [n for n in shape if isinstance(n, Integral) and n > 0] if isinstance(shape, tuple | list) else []
+    if len(sides) != 3 or len(shape) != 3:
         raise ValueError(f"input_size {size!r}: expected a side in pixels or (channels, height, width)")
-    return shape
+    return tuple(map(int, sides))

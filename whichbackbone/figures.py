@@ -1,6 +1,7 @@
 """One look for every figure: white ground, colour-blind-safe colours fixed per family, direct labels, alt text."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,18 +38,19 @@ _FAMILY_BY_PREFIX = {
     "mnasnet": "MnasNet",
     "semnasnet": "MnasNet",
     "efficientnet": "EfficientNet",
-    "tf_efficientnet": "EfficientNet",
     "resnext": "ResNet",
     "resnet": "ResNet",
     "seresnet": "ResNet",
+    "seresnext": "ResNet",
     "wide_resnet": "ResNet",
 }
 
 
 def family(timm_name: str) -> str:
     """Family of a model by its timm name. Raises ``ValueError`` for a name of no family of the study."""
+    bare = re.sub("^(tf|gluon|ig)_", "", timm_name)  # where the weights come from
     for prefix, name in _FAMILY_BY_PREFIX.items():
-        if timm_name.startswith(prefix):
+        if bare.startswith(prefix):
             return name
     raise ValueError(f"{timm_name!r} belongs to no family of this study: {', '.join(COLOURS)}")
 
@@ -88,8 +90,8 @@ def save(fig: Figure, name: str, *, folder: Path, alt: str, caption: str) -> Non
     """Write ``folder/name.png``, show it with its caption, and close it.
 
     Args:
-        name: the number of the notebook and what the figure shows, such as ``"02_degradation"``. Written out in the call,
-            it declares the figure: ``run_all.sh`` counts a run as good only when every declared figure was written.
+        name: the number of the notebook and what the figure shows, such as ``"02_degradation"``. Written out in the
+            call, it declares the figure: ``run_all.sh`` counts a run as good only when every declared one was written.
         alt: what the picture shows, for those who cannot see it.
         caption: its point in one line.
 
@@ -126,8 +128,8 @@ def blocks(
     """Block diagrams side by side, data flowing down.
 
     Args:
-        columns: title -> the layers from input to output. A layer ``"+"`` is drawn as the circle of an addition, ``"x"`` as
-            that of a multiplication, ``"|"`` as the bare line of an identity.
+        columns: title -> the layers from input to output. A layer ``"+"`` is drawn as the circle of an addition,
+            ``"x"`` as that of a multiplication, ``"|"`` as the bare line of an identity.
         skips: title -> {(from, to): label}: lines that leave before layer ``from`` and join at layer ``to``.
     """
     fig, ax = plt.subplots(figsize=(min(2.7 * len(columns), 10.5), 0.62 * max(map(len, columns.values())) + 1.4))
@@ -175,7 +177,7 @@ def _column(drawing, left: float, layers: Sequence[str], skips: Mapping[tuple[in
 
 
 def _png(fig: Figure) -> tuple[bytes, int]:
-    """The figure at 150 dpi with at most 256 colours, a third of the size with no difference that an eye sees; its width."""
+    """The figure at 150 dpi in at most 256 colours, a third of the size and to the eye the same; and its width."""
     raw = io.BytesIO()
     fig.savefig(raw, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08)
     small = io.BytesIO()

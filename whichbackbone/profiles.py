@@ -1,4 +1,4 @@
-"""How much work an experiment does: ``smoke`` proves that it runs, ``standard`` is what is published, ``full`` adds seeds.
+"""How much work an experiment does: ``smoke`` proves that it runs, ``standard`` is published, ``full`` adds seeds.
 
 A notebook states its own three settings where the reader sees them, and takes one::
 

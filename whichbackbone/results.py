@@ -1,7 +1,7 @@
 """Where measurements are kept: append-only tidy CSV, one folder per machine and notebook, every row with provenance.
 
-``data/results/<machine>/<notebook>/<table>.csv``. A run only ever adds rows; :meth:`Store.latest` reads back those of the
-newest run. Lists (the raw samples of a timing) are written as numbers separated by spaces.
+``data/results/<machine>/<notebook>/<table>.csv``. A run only ever adds rows; :meth:`Store.latest` reads back those of
+the newest run. Lists (the raw samples of a timing) are written as numbers separated by spaces.
 """
 
 import csv
@@ -33,8 +33,8 @@ class Store:
     Args:
         notebook: its stem, such as ``"02_resnet"``.
         profile: smoke, standard or full; kept with every row.
-        output: folder for figures and results; ``""`` is this repository, or ``build/smoke`` in the smoke profile, whose
-            numbers prove only that everything runs.
+        output: folder for figures and results; ``""`` is this repository, or ``build/smoke`` in the smoke profile,
+            whose numbers prove only that everything runs.
     """
 
     def __init__(self, notebook: str, profile: str, output: str = ""):
@@ -57,9 +57,12 @@ class Store:
     def append(self, table: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Add ``frame``'s rows to a table, each with run, profile, code, torch and python; return them as written.
 
-        The file is replaced atomically: after an interrupt it holds all old rows, with the new ones or without. If the
-        old file is damaged it is set aside, the new rows are kept, and then :class:`DamagedResults` is raised.
+        The file is replaced atomically: after an interrupt it holds all old rows, as they were, with the new ones or
+        without. If the old file is damaged it is set aside, the new rows are kept, and then :class:`DamagedResults` is
+        raised. ``OSError`` names the file when it cannot be written; ``ValueError`` when there are no rows.
         """
+        if frame.empty:
+            raise ValueError(f"nothing to append to {table!r}: the frame has no rows")
         rows = frame.assign(
             run=self.run,
             profile=self.profile,
@@ -74,7 +77,8 @@ class Store:
             old = _read(path) if path.exists() else None
         except DamagedResults as error:
             damage = error
-        _write(path, rows if old is None else pd.concat([old, rows], ignore_index=True))
+        new = _as_text(rows)
+        _write(path, new if old is None else pd.concat([old, new], ignore_index=True))
         if damage is not None:
             raise damage
         return rows
@@ -113,12 +117,23 @@ def code_hash() -> str:
     return digest.hexdigest()[:10]
 
 
-def _newest(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[frame["run"] == frame["run"].iloc[-1]].reset_index(drop=True)
+def _newest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the newest run, parsed: what other runs wrote in a column does not decide what it means in this one."""
+    rows = rows[rows["run"] == rows["run"].iloc[-1]]
+    # A hash such as 123e456789 is no number.
+    frame = pd.read_csv(io.StringIO(rows.to_csv(index=False)), dtype=dict.fromkeys(PROVENANCE, str))
+    return frame.assign(**{c: frame[c].map(_numbers) for c in frame.columns if c.startswith("samples_")})
+
+
+def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows as text, as they will stand in the file: 6 digits of a measurement, every digit of a whole number."""
+    flat = frame.assign(**{c: frame[c].map(_text) for c in frame.columns if c.startswith("samples_")})
+    text = flat.to_csv(index=False, float_format=lambda v: f"{v:.0f}" if v.is_integer() else f"{v:.6g}")
+    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Read a results file strictly: a torn line, a missing field or a column without provenance is damage, not data."""
+    """Rows of a results file as text. A torn line, a missing field or a file without provenance is damage, not data."""
     try:
         text = path.read_text(encoding="utf-8")
         lines = list(csv.reader(io.StringIO(text), strict=True))
@@ -127,24 +142,26 @@ def _read(path: Path) -> pd.DataFrame:
         for number, fields in enumerate(lines[1:], start=2):
             if len(fields) != len(lines[0]):
                 raise ValueError(f"line {number} has {len(fields)} fields, expected {len(lines[0])}")
-        frame = pd.read_csv(io.StringIO(text), keep_default_na=True)
+        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
         aside = _set_aside(path)
         raise DamagedResults(
             f"damaged results file {path.name}: {error}; set aside as {aside.name}, nothing deleted: run again"
         ) from None
-    return frame.assign(**{c: frame[c].map(_numbers) for c in frame.columns if c.startswith("samples_")})
 
 
-def _write(path: Path, frame: pd.DataFrame) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flat = frame.assign(**{c: frame[c].map(_text) for c in frame.columns if c.startswith("samples_")})
+def _write(path: Path, rows: pd.DataFrame) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        flat.to_csv(temporary, index=False, float_format="%.6g", lineterminator="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            rows.to_csv(temporary, index=False, lineterminator="\n")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = f"cannot write results ({error.strerror}), what stood there is kept: make room or set output"
+        raise OSError(error.errno, reason, str(path)) from error
 
 
 def _set_aside(path: Path) -> Path:

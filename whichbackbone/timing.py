@@ -42,7 +42,7 @@ def measure(
 
     Args:
         candidates: name -> callable without arguments. What it prepares it should prepare before.
-        threads: intra-op threads of torch and BLAS while measuring; ``None`` keeps torch's setting. Recorded either way.
+        threads: intra-op threads of torch and BLAS while measuring; ``None`` keeps torch's setting. Always recorded.
         device: ``cpu``, ``cuda`` or ``mps``; the last two are synchronised before a clock is read.
         rounds: samples per candidate.
         min_rounds: rounds that are taken even when ``seconds`` have passed.
@@ -65,7 +65,7 @@ def measure(
         raise ValueError(f"rounds, min_rounds and threads must be at least 1: {rounds}, {min_rounds}, {threads}")
     synchronise = _synchroniser(device)
     random = np.random.default_rng(seed)
-    with _threads(threads), _no_collection():
+    with limited_to(threads), _no_collection():
         states = {name: _Candidate(call, synchronise) for name, call in candidates.items()}
         for state in states.values():
             state.warm_up(min_sample_ms / 1e3, warmup_tolerance)
@@ -107,6 +107,40 @@ def inference(model: nn.Module, x: torch.Tensor) -> Callable[[], torch.Tensor]:
     return run
 
 
+def by_layer(
+    model: nn.Module, x: torch.Tensor, names: Sequence[str], *, threads: int | None = None, rounds: int = 15
+) -> pd.DataFrame:
+    """Time the named layers inside the model's own forward pass on ``x``; rows name, median_ms, low_ms, high_ms.
+
+    Each layer sees the caches as its predecessor left them, which a layer timed alone in a loop does not. The clock
+    around it costs about a microsecond. ``x`` must be on the CPU: an accelerator would have to stop at every layer.
+    """
+    samples = {name: [] for name in names}
+    started = {}
+
+    def before(name):
+        return lambda *_: started.__setitem__(name, time.perf_counter())
+
+    def after(name):
+        return lambda *_: samples[name].append(time.perf_counter() - started[name])
+
+    run = inference(model, x)
+    with limited_to(threads), _no_collection():
+        run(), run()
+        handles = [model.get_submodule(n).register_forward_pre_hook(before(n)) for n in names]
+        handles += [model.get_submodule(n).register_forward_hook(after(n)) for n in names]
+        try:
+            for _ in range(rounds):
+                run()
+        finally:
+            for handle in handles:
+                handle.remove()
+    rows = [_median_interval(np.array(s) * 1e3, seed=0) for s in samples.values()]
+    return pd.DataFrame(rows, columns=["median_ms", "low_ms", "high_ms"]).assign(name=list(samples))[
+        ["name", "median_ms", "low_ms", "high_ms"]
+    ]
+
+
 class _Candidate:
     """One callable with its samples; the first failure ends its part and becomes its status."""
 
@@ -118,26 +152,30 @@ class _Candidate:
     def warm_up(self, min_sample: float, tolerance: float) -> None:
         """Call until two successive medians agree, at least two calls and at most ``WARMUP_SECONDS``."""
         times, last, start = [], None, time.perf_counter()
-        while self.status == "ok":
+        while True:
             times.append(self._time(1))
             self.warmups += 1
+            if self.status != "ok":
+                return
             # The first call pays for allocation and lazy set-up. Long calls average over noise by themselves.
             window = 1 if times[-1] > 0.3 else 3
             if self.warmups > 1 and len(times) >= window:
                 now = median(times[-window:])
                 settled = last is not None and abs(now - last) <= tolerance * last
                 if settled or time.perf_counter() - start > WARMUP_SECONDS:
-                    self.calls = max(1, math.ceil(min_sample / now))
+                    self.calls = max(1, math.ceil(min_sample / max(now, 1e-7)))  # a coarse clock may say 0
                     return
                 times, last = [], now
 
     def sample(self) -> None:
         if self.status == "ok":
-            self.samples.append(self._time(self.calls))
+            sample = self._time(self.calls)
+            self.samples += [sample] if self.status == "ok" else []
 
     def weigh(self, device: str) -> None:
         if self.status == "ok":
             self._guard(lambda: setattr(self, "peak_mb", memory.peak_bytes(self.call, device) / 1e6))
+            self.status = "ok"  # a time that was measured stands, also where memory cannot be followed
 
     def row(self, seed: int) -> dict[str, object]:
         ok = self.status == "ok" and self.samples
@@ -204,8 +242,8 @@ def _synchroniser(device: str) -> Callable[[], None]:
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """Set the threads of torch and of the BLAS and OpenMP pools, and set them back."""
+def limited_to(number: int | None) -> Iterator[None]:
+    """Set the threads of torch and of the BLAS and OpenMP pools, and set them back. ``None`` keeps torch's number."""
     before = torch.get_num_threads()
     number = number or before
     with threadpoolctl.threadpool_limits(number):

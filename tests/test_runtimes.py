@@ -1,0 +1,149 @@
+"""Every runtime computes what eager computes, and one that does not is refused."""
+
+import pytest
+import torch
+from torch import nn
+
+from whichbackbone import runtimes
+from whichbackbone.runtimes import WrongOutput, fold_batch_norm, prepare
+
+X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def net(seed: int = 0) -> nn.Module:
+    """A small convolutional net whose batch norms have learnt something."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8), nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5),
+    )  # fmt: skip
+    model(3 * torch.randn(16, 3, 16, 16) + 1)
+    for norm in (model[1], model[4]):
+        nn.init.uniform_(norm.weight, 0.5, 2)
+        nn.init.uniform_(norm.bias, -1, 1)
+    return model
+
+
+@pytest.mark.parametrize("runtime", runtimes.NAMES)
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_equals_eager(runtime, recwarn, capfd):
+    model = net().train()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    prepared = prepare(model, X, runtime, threads=1)
+    expected = model.eval()(X)
+    torch.testing.assert_close(torch.as_tensor(prepared.run()), expected.detach(), rtol=1e-4, atol=1e-5)
+    assert prepared.runtime == runtime and prepared.prepare_s > 0 and 0 <= prepared.max_difference < 1e-5
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items()), "the weights are untouched"
+    assert all(p.is_contiguous() for p in model.parameters()), "and so is their layout"
+    assert not recwarn.list and not capfd.readouterr().err
+
+
+def test_labels():
+    assert set(runtimes.LABELS) == set(runtimes.NAMES)
+
+
+def test_unknown_runtime_names_those_there_are():
+    with pytest.raises(ValueError, match="unknown runtime 'tensorrt': choose one of eager, channels_last, comp"):
+        prepare(net(), X, "tensorrt", 1)
+
+
+@pytest.mark.parametrize("wrong", [lambda y: y + 0.01 * (y.max() - y.min()), lambda y: y * float("nan"), torch.flip])
+def test_a_wrong_runtime_is_refused(monkeypatch, wrong):
+    def prepare_wrong(model, x, threads):
+        return lambda: torch.flip(model(x), [1]).detach() if wrong is torch.flip else wrong(model(x)).detach()
+
+    monkeypatch.setitem(runtimes._PREPARE, "openvino", prepare_wrong)
+    with pytest.raises(WrongOutput, match="openvino differs from eager by"):
+        prepare(net(), X, "openvino", 1)
+
+
+def test_threads_are_those_asked_for_and_set_back(monkeypatch):
+    before, seen = torch.get_num_threads(), []
+
+    def prepare_eager(model, x, threads):
+        seen.append(torch.get_num_threads())
+        return lambda: model(x).detach()
+
+    monkeypatch.setitem(runtimes._PREPARE, "eager", prepare_eager)
+    wanted = 1 if before > 1 else 2
+    prepare(net(), X, "eager", wanted)
+    assert seen == [wanted] and torch.get_num_threads() == before
+
+
+def test_the_ninth_model_of_a_class_is_compiled_too(monkeypatch):
+    """Dynamo's limit of eight, lowered to two: left alone, it would run the third one eagerly and say nothing."""
+
+    class Net(nn.Module):
+        def __init__(self, depth: int):
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(depth))
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x).relu()
+            return x
+
+    def graphs_of(compile_one) -> int:
+        torch.compiler.reset()
+        count = [0]
+
+        def backend(graph, _):
+            count[0] += 1
+            return graph.forward
+
+        with monkeypatch.context() as patch, torch._dynamo.config.patch(recompile_limit=2):
+            plain = torch.compile
+            patch.setattr(torch, "compile", lambda f, **options: plain(f, backend=backend, **options))
+            for depth in (1, 2, 3, 4):
+                compile_one(Net(depth).eval())
+        torch.compiler.reset()
+        return count[0]
+
+    x = torch.randn(2, 4)
+    assert graphs_of(lambda model: torch.compile(model)(x)) == 2, "the fault that this test is about"
+    assert graphs_of(lambda model: prepare(model, x, "compile", 1)) == 4
+
+
+def test_a_constant_output_has_no_range_but_can_be_compared(monkeypatch):
+    assert prepare(nn.Flatten(), torch.ones(1, 2), "eager", 1).max_difference == 0
+    monkeypatch.setitem(runtimes._PREPARE, "eager", lambda *_: lambda: torch.ones(1, 2) + 0.01)
+    with pytest.raises(WrongOutput):
+        prepare(nn.Flatten(), torch.ones(1, 2), "eager", 1)
+
+
+def test_folding_leaves_no_norm_and_the_original_as_it_was():
+    model = net().eval()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    folded = fold_batch_norm(model, X)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    torch.testing.assert_close(folded(X), model(X), rtol=1e-4, atol=1e-5)
+    assert isinstance(model[1], nn.BatchNorm2d) and not any(m._forward_hooks for m in model.modules())
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+
+
+def test_folding_keeps_a_norm_that_no_convolution_feeds():
+    """Pre-activation: the first norm follows a ReLU, and only the second can be folded."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    nn.init.uniform_(model[4].running_mean)
+    folded = fold_batch_norm(model, X)
+    assert [isinstance(m, nn.BatchNorm2d) for m in folded] == [False, True, False, False, False]
+    torch.testing.assert_close(folded(X), model(X), rtol=1e-4, atol=1e-5)
+
+
+def test_folding_that_would_change_the_function_is_refused():
+    """Here a second reader takes the convolution's output before the norm."""
+
+    class Forked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+            nn.init.constant_(self.norm.running_mean, 2.0)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.norm(y) + y
+
+    with pytest.raises(WrongOutput, match="folded batch norm differs from eager"):
+        fold_batch_norm(Forked(), X)

@@ -1,0 +1,321 @@
+"""Run the notebooks in order, 00 last, and draw every figure again. What ``./run_all.sh`` calls.
+
+A notebook is skipped when nothing that its outputs depend on has changed since its last success and the outputs are
+still there. So an interrupted run goes on where it stopped.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import notebook_files as files
+
+# Only the standard library up to here: run_all.sh checks the options before it installs anything.
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILES = ("smoke", "standard", "full")
+LIMITS = {"smoke": (120, 300), "standard": (900, 2700), "full": (6 * 3600, 24 * 3600)}  # seconds: a cell, a notebook
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str):
+        """Print one line that names the valid options, exit with 2."""
+        if message.startswith("unrecognized arguments: "):
+            options = [o for action in self._actions for o in action.option_strings if action.help != argparse.SUPPRESS]
+            message = f"unknown option {message.split(': ', 1)[1]}: the options are {', '.join(options)}"
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for. ``output`` is None for the usual places in the repository."""
+
+    profile: str
+    notebooks: list[Path]
+    output: Path | None
+    force: bool
+    update: bool
+
+
+def parse(arguments: list[str]) -> Options:
+    """Read the command line. Exits with 2 and one line when something in it is wrong, with 0 after ``--check``."""
+    parser = Parser(prog="run_all.sh", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    some = parser.add_mutually_exclusive_group()
+    add, add_some = parser.add_argument, some.add_argument
+    add("--profile", default="standard", metavar="|".join(PROFILES), help="how much work (default: standard)")
+    add_some("--only", metavar="02,09", help="run these notebooks only")
+    add_some("--from", dest="start", metavar="05", help="run this notebook and those after it, 00 too")
+    add("--force", action="store_true", help="run also what has not changed")
+    add("--output", metavar="DIR", type=Path, help="write everything to this folder, nothing to the repository")
+    add("--update", action="store_true", help="put the executed notebooks back into notebooks/ (standard profile only)")
+    add("--check", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.profile not in PROFILES:
+        parser.error(f"unknown profile {given.profile!r}: choose one of {', '.join(PROFILES)}")
+    if given.update and given.profile != "standard":
+        parser.error(f"--update publishes the standard profile, not {given.profile}: leave --profile out")
+    if given.update and given.output:
+        parser.error("--update writes into the repository: leave --output out")
+    try:
+        notebooks = choose(given.only, given.start)
+    except ValueError as problem:
+        parser.error(str(problem))
+    if given.check:
+        sys.exit(0)
+    return Options(given.profile, notebooks, given.output and given.output.resolve(), given.force, given.update)
+
+
+def choose(only: str | None = None, start: str | None = None) -> list[Path]:
+    """The notebooks to run, in the order to run them. Raises ``ValueError`` naming those there are."""
+    found = {path.name[:2]: path for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))}
+    if not found:
+        raise ValueError("no notebooks in notebooks/: restore them with git")
+    order = [number for number in found if number != "00"] + [number for number in found if number == "00"]
+
+    def known(text: str) -> str:
+        number = text.strip()
+        if not number or number.zfill(2) not in found:
+            raise ValueError(f"unknown notebook number {number!r}: the notebooks are {', '.join(found)}")
+        return number.zfill(2)
+
+    if only is not None:
+        wanted = {known(text) for text in only.split(",")}
+        order = [number for number in order if number in wanted]
+    if start is not None:
+        order = order[order.index(known(start)) :]
+    return [found[number] for number in order]
+
+
+class Place:
+    """Where a run leaves its files, and what of them is still there."""
+
+    def __init__(self, options: Options):
+        build = ROOT / "build" / options.profile
+        self.parameter = str(options.output or "")  # "" is the notebooks' word for these very places
+        self.state = (options.output or build) / "state"
+        self.executed = (options.output or build) / "notebooks"
+        self.outputs = options.output or (build if options.profile == "smoke" else ROOT)
+
+    def figure(self, name: str) -> Path:
+        """File of a figure."""
+        return self.outputs / "figures" / f"{name}.png"
+
+    def results(self, notebook: Path) -> dict[str, int]:
+        """Results files of a notebook with the time each was written."""
+        return self._times(f"*/{notebook.stem}/*.csv")
+
+    def results_of_others(self, notebook: Path) -> dict[str, int]:
+        """Results files of all other notebooks with the time each was written."""
+        own = self.results(notebook)
+        return {name: changed for name, changed in self._times("*/*/*.csv").items() if name not in own}
+
+    def _times(self, pattern: str) -> dict[str, int]:
+        folder = self.outputs / "data" / "results"
+        return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in sorted(folder.glob(pattern))}
+
+
+def fingerprint(notebook: files.Notebook, path: Path, profile: str, place: Place) -> str:
+    """Hash of all that a notebook's outputs depend on: source, profile, package, data, environment, kind of machine.
+
+    A notebook that reads the results of others depends on those too.
+    """
+    code = sorted((ROOT / "whichbackbone").rglob("*.py")) + sorted(p for p in (ROOT / "data").iterdir() if p.is_file())
+    environment = [ROOT / "requirements.lock", ROOT / "requirements-weights.txt"]
+    machine = f"{sys.version} {platform.system()} {platform.machine()} {os.cpu_count()}"
+    cells = [cell["cell_type"] + files.source(cell) for cell in notebook["cells"]]
+    others = json.dumps(place.results_of_others(path)) if files.reads_results(notebook) else ""
+    return files.digest(profile, machine, others, *cells, *(p.name for p in code), *(p.read_bytes() for p in code),
+                        *(p.read_bytes() for p in environment))
+
+
+def is_done(state: Path, key: str, place: Place, executed: Path) -> bool:
+    """Whether the last success stands: same fingerprint, and its outputs are there as it left them."""
+    try:
+        last = json.loads(state.read_text(encoding="utf-8"))
+        figures = {name: files.digest(place.figure(name).read_bytes()) for name in last["figures"]}
+        results = all((place.outputs / "data" / "results" / name).is_file() for name in last["results"])
+        return last["key"] == key and last["figures"] == figures and results and executed.is_file()
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def run(path: Path, options: Options, place: Place, line: "Line") -> bool:
+    """Bring one notebook up to date, telling ``line`` about it. Returns whether it is good now."""
+    executed, state = place.executed / path.name, place.state / f"{path.stem}.json"
+    try:
+        notebook = files.read(path)
+        declared = files.declared_figures(notebook)
+    except ValueError as problem:
+        return line.failed(str(problem))
+    key = fingerprint(notebook, path, options.profile, place)
+    if not options.force and is_done(state, key, place, executed):
+        line.done("unchanged, skipped")
+    else:
+        state.unlink(missing_ok=True)
+        before = {name: _changed(place.figure(name)) for name in declared}
+        results_before = place.results(path)
+        parameters = {"profile": options.profile, "output": place.parameter}
+        import notebook_run  # needs the installed environment
+
+        limits = notebook_run.Limits(*LIMITS[options.profile])
+        result = notebook_run.execute(path, executed, parameters, limits, line.running)
+        if result.problem:
+            return line.failed(f"{result.problem} ({duration(result.seconds)})", result.details)
+        if missing := [name for name in declared if _changed(place.figure(name)) in (None, before[name])]:
+            return line.failed(f"it declares figures that it did not write: {', '.join(missing)}")
+        written = [name for name, changed in place.results(path).items() if results_before.get(name) != changed]
+        success = {
+            "key": key,
+            "seconds": round(result.seconds, 1),
+            "figures": {name: files.digest(place.figure(name).read_bytes()) for name in declared},
+            "results": written,
+        }
+        files.write_text(state, json.dumps(success, indent=1) + "\n")
+        line.done(duration(result.seconds))
+    return not options.update or put_back(path, executed, options.profile, line)
+
+
+def put_back(path: Path, executed: Path, profile: str, line: "Line") -> bool:
+    """Bring the outputs of the executed notebook into the repository's file. Returns whether that could be done."""
+    try:
+        files.write(path, files.with_outputs(files.read(path), files.read(executed), profile))
+    except ValueError as problem:
+        return line.failed(f"notebooks/{path.name} not updated: {problem}")
+    return True
+
+
+def _changed(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them: 8.3 s, 2 min 05 s."""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+class Line:
+    """The line of progress of one notebook. On a terminal it shows the running cell until the end is known."""
+
+    def __init__(self, name: str, width: int):
+        self.start = f"{name:<{width}}  "
+        self.started = time.monotonic()
+        self.cell = "[1]"
+        self.open = True
+        print(self.start, end="", flush=True)
+
+    def running(self, cell: str) -> None:
+        """Show which cell runs."""
+        self.cell = cell
+        if sys.stdout.isatty():
+            self._rewrite(f"cell {cell}, {duration(int(time.monotonic() - self.started))}")
+
+    def done(self, text: str) -> None:
+        """End the line well."""
+        self._end(f"ok      {text}")
+
+    def failed(self, text: str, details: str = "") -> bool:
+        """End the line with a problem, and show the traceback under it. Returns False."""
+        self._end(f"FAILED  {text}")
+        if details:
+            from notebook_run import ANSI
+
+            text = details if sys.stdout.isatty() else ANSI.sub("", details)
+            print("\n".join("    " + row for row in text.splitlines()), flush=True)
+        return False
+
+    def _end(self, text: str) -> None:
+        if not self.open:
+            print(self.start, end="")  # a notebook that ran well but could not be put back has a second line
+        elif sys.stdout.isatty():
+            self._rewrite("")
+        print(text, flush=True)
+        self.open = False
+
+    def _rewrite(self, text: str) -> None:
+        print(f"\r\033[K{self.start}{text}", end="", flush=True)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder for this run: two at once would spoil each other's timings and files.
+
+    Raises ``OSError`` when the folder cannot be written, ``RuntimeError`` when another run holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another run writes to {folder}: wait for it, or use another --output") from None
+        yield
+
+
+def run_all(options: Options) -> int:
+    """Run what was asked for. Returns the exit code."""
+    place = Place(options)
+    width = max(len(path.stem) for path in options.notebooks)
+    good, bad, started = [], [], time.monotonic()
+    line = None
+    try:
+        with claimed(place.state.parent):
+            for path in options.notebooks:
+                line = Line(path.stem, width)
+                (good if run(path, options, place, line) else bad).append(path.name[:2])
+    except KeyboardInterrupt:
+        where = f" in {line.start.strip()}, cell {line.cell}," if line and line.open else ""
+        print(f"\ninterrupted{where} with {_list(good)} done: the same command goes on there", flush=True)
+        return 130
+    except (OSError, RuntimeError) as problem:
+        print(f"\nrun_all.sh: error: {_cause(problem)}", file=sys.stderr)
+        return 1
+    failed = f"{len(bad)} failed" + (f": {_list(bad)}" if bad else "")
+    print(f"{len(good)} good, {failed}, {duration(time.monotonic() - started)}. "
+          f"Figures: {_shown(place.outputs / 'figures')}, executed notebooks: {_shown(place.executed)}")
+    return 1 if bad else 0
+
+
+def _cause(problem: Exception) -> str:
+    if isinstance(problem, OSError) and problem.filename:
+        return f"cannot write {problem.filename}: {problem.strerror}; free it, or choose another folder with --output"
+    return str(problem)
+
+
+def _list(numbers: list[str]) -> str:
+    return ", ".join(numbers) or "none"
+
+
+def _shown(folder: Path) -> str:
+    return str(folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder)
+
+
+def main() -> int:
+    """Run the command line. A hang-up or a termination ends it as Ctrl-C does."""
+    options = parse(sys.argv[1:])
+    for number in STOPPING:
+        signal.signal(number, stop)
+    return run_all(options)
+
+
+def stop(*_: object) -> None:
+    """Interrupt once; a second Ctrl-C must not disturb the tidying up."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

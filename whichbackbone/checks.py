@@ -1,0 +1,114 @@
+"""Is a model built from scratch the model it claims to be? timm's model of the same name is the ground truth."""
+
+import pkgutil
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+
+import timm
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from whichbackbone import cost, models
+
+TOLERANCE = 1e-5  # of the range of timm's logits
+
+# Odd at every scale of a net of stride 32 (161, 81, 41, 21, 11, 6), so that padding and rounding must agree as well.
+SIZE = 161
+
+
+class MismatchError(ValueError):
+    """Two models that should be the same differ in their layers."""
+
+
+@cache
+def builders() -> dict[str, Callable[..., nn.Module]]:
+    """``build`` of the family, for each timm name built in the study; a new module in ``models`` joins by itself."""
+    families = [import_module(f"{models.__name__}.{m.name}") for m in pkgutil.iter_modules(models.__path__)]
+    return {name: family.build for family in families for name in family.VARIANTS}
+
+
+def build(timm_name: str, **options) -> nn.Module:
+    """Our model of this timm name, with random weights; options go to the family's ``build``. ValueError if unknown."""
+    if timm_name not in builders():
+        raise ValueError(f"no model {timm_name!r} built here: choose one of {', '.join(builders())}")
+    return builders()[timm_name](timm_name, **options)
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Give all weights, biases and batch-norm statistics random values, and return the model in eval mode.
+
+    Fresh models agree too easily: their biases are 0 and their norms do nothing. Statistics come from a pass over
+    noise, so that activations stay near 1 however deep the net, and no gate saturates.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            noise = torch.randn(p.shape, generator=generator)
+            if p.dim() > 1:  # convolutions and linear layers: keep the size of what passes through a ReLU
+                p.copy_(noise * (2 / p[0].numel()) ** 0.5)
+            else:  # norms: scale around 1; biases: around 0
+                p.copy_((isinstance(module, _BatchNorm) and name == "weight") + 0.2 * noise)
+    norms = [m for m in model.eval().modules() if isinstance(m, _BatchNorm)]
+    momenta = [m.momentum for m in norms]
+    for m in norms:
+        m.train()
+        m.momentum = 1.0  # the statistics become those of this one batch
+    model(torch.randn(8, _in_chans(model), 64, 64, generator=generator))
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+    return model.eval()
+
+
+@torch.no_grad()
+def copy_weights(timm_model: nn.Module, ours: nn.Module) -> nn.Module:
+    """Copy all parameters and statistics in order, and return ours. MismatchError names the first that disagrees.
+
+    Layers have other names here than in timm, so order, kind (weight, bias, running_mean ...) and shape must agree.
+    """
+    theirs, mine = timm_model.state_dict(), ours.state_dict()
+    for (a, x), (b, y) in zip(theirs.items(), mine.items(), strict=False):
+        if (a.rpartition(".")[2], x.shape) != (b.rpartition(".")[2], y.shape):
+            raise MismatchError(
+                f"timm's {type(timm_model).__name__} has {a} {tuple(x.shape)} where our {type(ours).__name__} "
+                f"has {b} {tuple(y.shape)}: define the layers in timm's order"
+            )
+    if len(theirs) != len(mine):
+        extra, owner = (list(theirs)[len(mine)], "timm") if len(theirs) > len(mine) else (list(mine)[len(theirs)], "we")
+        raise MismatchError(f"timm's {type(timm_model).__name__} has {len(theirs)} tensors, our {type(ours).__name__} "
+                            f"{len(mine)}: only {owner} have {extra}")
+    ours.load_state_dict(dict(zip(mine, theirs.values(), strict=True)))
+    return ours
+
+
+def parity(timm_name: str, ours: nn.Module | None = None, seed: int = 0) -> dict[str, object]:
+    """Compare our model of this name (or ``ours``) with timm's: parameters, MACs at timm's input size, logits.
+
+    ``difference`` is the largest difference of two images' logits, over the range of timm's logits, after copying
+    timm's randomised weights. ``ok``: counts are equal, and the difference is at most TOLERANCE.
+    """
+    ours = build(timm_name) if ours is None else ours
+    theirs = randomise(timm.create_model(timm_name), seed)
+    size = theirs.default_cfg["input_size"]
+    copy_weights(theirs, ours).eval()
+    x = torch.randn(2, size[0], SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        expected, logits = theirs(x), ours(x)
+    mine, timms = cost.total(ours, size), cost.total(theirs, size)
+    difference = ((logits - expected).abs().max() / (expected.max() - expected.min())).item()
+    return dict(
+        name=timm_name,
+        params_ours=mine.params,
+        params_timm=timms.params,
+        macs_ours=mine.macs,
+        macs_timm=timms.macs,
+        difference=difference,
+        # False as well if the difference is not a number.
+        ok=(mine.params, mine.macs) == (timms.params, timms.macs) and difference <= TOLERANCE,
+    )
+
+
+def _in_chans(model: nn.Module) -> int:
+    return next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))

@@ -1,0 +1,146 @@
+"""Predict, then check: the exercises of the notebooks, whose answers are computed here rather than typed.
+
+To add an exercise, add one entry to EXERCISES: a function that computes the answer, and a hint.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, is_dataclass
+from numbers import Real
+from types import SimpleNamespace
+
+import timm
+import torch
+
+from whichbackbone import cost
+from whichbackbone.models import resnet
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """``answer`` computes the truth when asked. A number is right within ``tolerance``, a fraction of the truth."""
+
+    answer: Callable[[], object]
+    hint: str
+    tolerance: float = 0.01
+
+    def accepts(self, given: object) -> bool:
+        """Whether ``given`` is right: numbers within the tolerance, text whatever its case, all else by equality."""
+        truth = self.answer()
+        if isinstance(truth, Real) and isinstance(given, Real):
+            return abs(given - truth) <= self.tolerance * abs(truth)
+        if isinstance(truth, str) and isinstance(given, str):
+            return given.strip().casefold() == truth.casefold()
+        if is_dataclass(truth) and is_dataclass(given):  # a notebook's own copy of the class is another class
+            return (type(given).__name__, asdict(given)) == (type(truth).__name__, asdict(truth))
+        return type(given) is type(truth) and given == truth
+
+
+def _v1_saving() -> float:
+    """GMACs that ResNet-50 saves when the first 1x1 of a stage carries the stride, as in the paper."""
+    rows = (resnet.ResNetRow(n=(3, 4, 6, 3), stride_on=k) for k in (3, 1))
+    with torch.device("meta"):  # shapes without numbers: counting needs no more
+        later, paper = (cost.total(resnet.resnet(row), 224).macs for row in rows)
+    return (later - paper) / 1e9
+
+
+def _group_width(C: int) -> int:
+    """Width d for which a C x d bottleneck of conv2_x comes closest to the parameters of the 1 x 64 one."""
+    def params(C: int, d: int) -> int:
+        with torch.device("meta"):
+            return sum(p.numel() for p in resnet.bottleneck(256, C * d, 256, g=C).parameters())
+
+    return min(range(1, 65), key=lambda d: abs(params(C, d) - params(1, 64)))
+
+
+def _timm_cost(name: str, size: int = 224) -> SimpleNamespace:
+    """Counts of timm's model at ``size`` pixels."""
+    with torch.device("meta"):
+        return cost.total(timm.create_model(name), size)
+
+
+def _depthwise_intensity() -> float:
+    """FLOPs per byte of a 3x3 depthwise convolution on 14x14x512."""
+    layer = torch.nn.Conv2d(512, 512, 3, padding=1, groups=512, bias=False)
+    return cost.intensity(cost.layers(layer, (512, 14, 14))).item()
+
+
+def _receptive_field_of_2015() -> int:
+    """Pixels each way that ResNet-50's last stage sees when the first 1x1 of a stage carries the stride."""
+    r, j = 11, 4  # after the 7x7 and the pool
+    for blocks, s in ((3, 1), (4, 2), (6, 2), (3, 2)):
+        j *= s  # before the 3x3 of the stage's first block
+        r += 2 * j * blocks
+    return r
+
+
+EXERCISES: dict[str, Exercise] = {
+    "01_five_by_five": Exercise(
+        lambda: next(N for N in range(1, 1000) if 25 * N >= 20 * (25 + N)), tolerance=0,
+        hint="the saving is 1 / (1/N + 1/25); set it to 20 and solve for N"),
+    "01_intensity": Exercise(
+        _depthwise_intensity, tolerance=0.02,
+        hint="18 FLOPs per output element; input, output and 9 x 512 weights move once, 4 bytes each"),
+    "01_receptive_field": Exercise(
+        _receptive_field_of_2015, tolerance=0,
+        hint="11 pixels and a jump of 4 after the stem; a stage's jump now doubles before its first 3x3, not in it"),
+    "02_stride": Exercise(
+        _v1_saving, tolerance=0.05,
+        hint="three blocks change stride; in each, the first 1x1 then makes a map of a quarter of the pixels"),
+    "02_cardinality": Exercise(
+        lambda: _group_width(8), tolerance=0,
+        hint="a C x d bottleneck has 256 C d + 9 C d^2 + 256 C d weights; set it equal to the same at C = 1, d = 64"),
+    "02_combine": Exercise(
+        lambda: resnet.ResNetRow(n=(3, 4, 6, 3), C=32, d=4, r=16),
+        hint="start from the row of resnext50_32x4d and add the one number that makes seresnet50 of resnet50"),
+    "09_bug_1": Exercise(lambda: "warm-up", "what does the first call do that no later one does"),
+    "09_bug_2": Exercise(lambda: "train mode", "which call is missing after create_model"),
+    "09_bug_3": Exercise(lambda: "no synchronisation", "has the work been done when submit returns"),
+    "09_bug_4": Exercise(lambda: "preprocessing", "what else stands inside the timed function"),
+    "09_bug_5": Exercise(lambda: "compile time", "what is paid once, and divided by twenty here"),
+    "09_bug_6": Exercise(lambda: "threads", "what differs between the two measurements besides the model"),
+    "09_macs_ratio": Exercise(
+        lambda: _timm_cost("resnet50").macs / _timm_cost("efficientnet_b0").macs, tolerance=0.03,
+        hint="at equal GFLOP/s time is proportional to MACs, and both stand in the first table"),
+    "09_roofline": Exercise(
+        lambda: max(100e6 / 80e9, 20e6 / 20e9) * 1e3, tolerance=0.01,
+        hint="the time of the arithmetic and the time of the bytes: the longer one decides"),
+    "09_resolution": Exercise(
+        lambda: _timm_cost("efficientnet_b5", 456).activations / _timm_cost("efficientnet_b5").activations,
+        tolerance=0.05, hint="activations of a convolution grow with the number of its output pixels"),
+}
+
+
+def check(exercise: str, answer: object) -> None:
+    """Say whether ``answer`` is right; None stands for "not answered yet". ValueError for an unknown exercise."""
+    if exercise not in EXERCISES:
+        raise ValueError(f"no exercise {exercise!r}: choose one of {', '.join(EXERCISES)}")
+    if answer is None:
+        print(f"{exercise}: no answer yet. Put yours in the place of None and run the cell.")
+    elif EXERCISES[exercise].accepts(answer):
+        print(f"{exercise}: right.")
+    else:
+        print(f"{exercise}: not yet. Hint: {EXERCISES[exercise].hint}.")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A guess, made before the number is known."""
+
+    question: str
+    guess: float | None
+
+    def reveal(self, truth: float, unit: str = "") -> None:
+        """Print the measured number beside the guess, and how far off that was."""
+        measured = f"measured {truth:.3g} {unit}".strip()
+        if self.guess is None:
+            print(f"{self.question} {measured} (no guess made)")
+        else:
+            off = f"off by {abs(self.guess - truth) / abs(truth):.0%}" if truth else f"off by {abs(self.guess):.3g}"
+            print(f"{self.question} {measured}, you guessed {self.guess:.3g}: {off}")
+
+
+def predict(question: str, guess: float | None = None) -> Prediction:
+    """Ask before the cell that computes: put a number for None, then call ``reveal`` on what this returns."""
+    if guess is not None and not isinstance(guess, Real):
+        raise ValueError(f"a guess is a number, not {guess!r}")
+    return Prediction(question, guess)
