@@ -25,7 +25,7 @@ from whichbackbone import machine, timing
 
 AGREE = 0.05  # medians of the methods differ by at most this share
 TAU = 0.95  # least Kendall rank correlation between two runs of ours
-REPETITIONS = 3
+REPETITIONS = 7  # many short ones: a machine's speed drifts from one second to the next
 
 COMPARED = ("resnet18", "resnet50", "mobilenetv2_100", "efficientnet_b0", "regnety_004", "densenet121")
 RANKED = (
@@ -37,13 +37,14 @@ RANKED = (
 
 def by_us(call: Callable[[], object]) -> float:
     """Milliseconds per call: warm-up until settled, median of samples."""
-    return timing.measure({"": call}).median_ms[0]
+    return timing.measure({"": call}, rounds=10).median_ms[0]
 
 
-def by_timm(call: Callable[[], object], warm: int = 10, timed: int = 40) -> float:
+def by_timm(call: Callable[[], object], warm: int = 3, timed: int = 10) -> float:
     """Milliseconds per call as timm's benchmark.py has it: fixed warm-up, each step timed by itself, the mean.
 
-    huggingface/pytorch-image-models:benchmark.py, InferenceBenchmarkRunner.run, with its default numbers of steps.
+    huggingface/pytorch-image-models:benchmark.py, InferenceBenchmarkRunner.run; its --num-warm-iter and
+    --num-bench-iter are 10 and 40 by default, and smaller here because we repeat the whole.
     """
     for _ in range(warm):
         call()
@@ -56,9 +57,9 @@ def by_timm(call: Callable[[], object], warm: int = 10, timed: int = 40) -> floa
 
 
 def by_torch(call: Callable[[], object]) -> float:
-    """Milliseconds per call: median of torch.utils.benchmark's blocked_autorange, for a second at least."""
+    """Milliseconds per call: median of torch.utils.benchmark's blocked_autorange, for half a second at least."""
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    return 1e3 * timer.blocked_autorange(min_run_time=1.0).median
+    return 1e3 * timer.blocked_autorange(min_run_time=0.5).median
 
 
 METHODS = {"ours": by_us, "timm's": by_timm, "torch's": by_torch}
@@ -137,8 +138,8 @@ take turns in random order. Largest difference from ours: **{worst:.1%}** (bound
 
 {markdown(methods)}
 
-*ours*: `timing.measure`, warm-up until settled, median of 20 samples. *timm's*: the method of its `benchmark.py`,
-10 steps of warm-up, mean of 40. *torch's*: `torch.utils.benchmark.Timer.blocked_autorange`, median over a second.
+*ours*: `timing.measure`, warm-up until settled, median of 10 samples. *timm's*: the method of its `benchmark.py`,
+3 steps of warm-up, mean of 10. *torch's*: `torch.utils.benchmark.Timer.blocked_autorange`, median over half a second.
 
 ## The same ranking twice
 
