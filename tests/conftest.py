@@ -9,7 +9,7 @@ from project import ROOT, Project
 sys.path.insert(0, str(ROOT / "tools"))
 
 # What fails fast runs first. Files not named here hold unit tests and run before these.
-LAST = ("test_repository", "test_notebooks", "test_parity", "test_commands", "test_smoke")
+LAST = ("test_readme", "test_repository", "test_notebooks", "test_parity", "test_commands", "test_smoke")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
