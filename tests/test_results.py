@@ -44,22 +44,22 @@ def test_smoke_never_writes_over_what_is_published(tmp_path):
     assert Store("02_resnet", "smoke", str(tmp_path)).figures == tmp_path / "figures"
 
 
-def test_appends_and_reads_back_the_newest_run(tmp_path, path):
+def test_appends_and_reads_back_the_newest_rows(tmp_path, path):
     store(tmp_path).append("latency", ROWS)
     before = path.read_text()
     second = store(tmp_path, "2026-01-02T00:00:00Z")
-    for part in (ROWS[:1], ROWS[1:]):  # a notebook may measure a table piece by piece
-        second.append("latency", part)
+    for rows in (ROWS[:1], ROWS):  # a reader may run the measuring cell twice in one session
+        second.append("latency", rows)
     assert path.read_text().startswith(before)
     pd.testing.assert_frame_equal(second.latest("latency")[["model", "median_ms"]], ROWS)
-    assert len(path.read_text().splitlines()) == 1 + 4
+    assert len(path.read_text().splitlines()) == 1 + 5
     assert [p.name for p in path.parent.iterdir()] == ["latency.csv"]
 
 
 def test_every_row_has_provenance(tmp_path):
     store(tmp_path).append("latency", ROWS)
     latest = store(tmp_path).latest("latency")
-    assert list(latest)[:5] == list(results.PROVENANCE) and latest.notna().all(axis=None)
+    assert list(latest)[:6] == list(results.PROVENANCE) and latest.notna().all(axis=None)
     assert set(latest.profile) == {"standard"} and set(latest.code) == {results.code_hash()}
     with pytest.raises(ValueError, match="nothing to append to 'latency'"):
         store(tmp_path).append("latency", ROWS[:0])
@@ -69,7 +69,7 @@ def test_a_hash_of_digits_stays_a_hash(tmp_path, monkeypatch):
     for code in ("0123456789", "123e456789"):  # as a number the first would lose its zero, the second be infinite
         monkeypatch.setattr(results, "code_hash", lambda code=code: code)
         store(tmp_path).append("latency", ROWS)
-    assert store(tmp_path).latest("latency").code.unique().tolist() == ["0123456789", "123e456789"]
+        assert store(tmp_path).latest("latency").code.unique().tolist() == [code]
 
 
 def test_samples_and_counts_come_back(tmp_path):
@@ -103,7 +103,7 @@ def test_an_interrupted_write_keeps_the_old_rows(tmp_path, path, monkeypatch, ac
         store(tmp_path).append("latency", ROWS)
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["latency.csv"]
     store(tmp_path).append("latency", ROWS)
-    assert len(store(tmp_path).latest("latency")) == 4
+    assert len(path.read_text().splitlines()) == 1 + 4
 
 
 @contextlib.contextmanager
@@ -163,7 +163,7 @@ def test_a_damaged_file_is_set_aside_and_nothing_is_lost(tmp_path, path, damage)
     assert path.with_name("latency.csv.damaged-1").read_bytes() == damaged
     assert second.latest("latency").model.tolist() == ["resnet50"], "the new row was kept"
     second.append("latency", ROWS[1:])
-    assert len(second.latest("latency")) == 2
+    assert len(path.read_text().splitlines()) == 1 + 2
 
 
 def test_damage_met_when_reading(tmp_path, path):

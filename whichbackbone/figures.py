@@ -61,8 +61,12 @@ def colour(name: str) -> str:
 
 
 def style() -> None:
-    """Set matplotlib's defaults for the study; call once at the top of a notebook."""
+    """Set matplotlib's defaults for the study; call once at the top of a notebook.
+
+    Figures are shown by :func:`save` alone: a figure may take several cells, and should not appear half drawn.
+    """
     plt.rcdefaults()
+    plt.ioff()
     plt.rcParams.update(
         {
             "figure.figsize": (WIDTH, 4.5),

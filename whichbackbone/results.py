@@ -20,7 +20,7 @@ import pandas as pd
 from whichbackbone import machine, profiles
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-PROVENANCE = ("run", "profile", "code", "torch", "python")
+PROVENANCE = ("run", "written", "profile", "code", "torch", "python")
 
 
 class DamagedResults(RuntimeError):
@@ -55,7 +55,7 @@ class Store:
         return self.root / "data" / "results" / machine.slug() / self.notebook
 
     def append(self, table: str, frame: pd.DataFrame) -> pd.DataFrame:
-        """Add ``frame``'s rows to a table, each with run, profile, code, torch and python; return them as written.
+        """Add ``frame``'s rows to a table, each with its provenance; return them as written.
 
         The file is replaced atomically: after an interrupt it holds all old rows, as they were, with the new ones or
         without. If the old file is damaged it is set aside, the new rows are kept, and then :class:`DamagedResults` is
@@ -65,6 +65,7 @@ class Store:
             raise ValueError(f"nothing to append to {table!r}: the frame has no rows")
         rows = frame.assign(
             run=self.run,
+            written=datetime.now(UTC).isoformat(timespec="microseconds"),
             profile=self.profile,
             code=code_hash(),
             torch=version("torch"),
@@ -118,8 +119,8 @@ def code_hash() -> str:
 
 
 def _newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the newest run, parsed: what other runs wrote in a column does not decide what it means in this one."""
-    rows = rows[rows["run"] == rows["run"].iloc[-1]]
+    """Rows of the newest append, parsed: what others wrote in a column does not decide what it means in this one."""
+    rows = rows[rows["written"] == rows["written"].iloc[-1]]
     # A hash such as 123e456789 is no number.
     frame = pd.read_csv(io.StringIO(rows.to_csv(index=False)), dtype=dict.fromkeys(PROVENANCE, str))
     return frame.assign(**{c: frame[c].map(_numbers) for c in frame.columns if c.startswith("samples_")})

@@ -22,7 +22,7 @@ from torch import nn
 from whichbackbone import memory
 
 RESAMPLES = 2000
-WARMUP_SECONDS = 10.0
+WARMUP_SECONDS = 3.0
 
 
 def measure(
