@@ -10,7 +10,9 @@ import schemdraw
 from adjustText import adjust_text
 from IPython.display import Image, Markdown, display
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image as Pillow
 from schemdraw import flow
 
@@ -113,6 +115,14 @@ def save(fig: Figure, name: str, *, folder: Path, alt: str, caption: str) -> Non
     temporary.replace(folder / f"{name}.png")
     # Two thirds of its pixels: sharp on dense screens, as wide as the text on others.
     display(Image(png, format="png", alt=alt, width=width * 2 // 3), Markdown(f"*{caption}*"))
+
+
+def log_ticks(*axes: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 times the powers of ten of a logarithmic axis (``ax.xaxis``), and nothing between."""
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
 
 
 def label_points(
