@@ -225,3 +225,12 @@ def test_what_update_writes_has_no_fault(good, tmp_path: Path):
     path = tmp_path / "01_a.ipynb"
     assert files.write(path, files.with_outputs(own, executed, "standard"))
     assert list(faults(json.loads(path.read_text()))) == []
+
+
+def test_the_address_of_a_styled_table_is_scrubbed():
+    own = notebook("1 + 1")
+    executed = notebook("1 + 1")
+    table = shown(text_html="<table></table>", text_plain="<pandas.io.formats.style.Styler at 0x7f0123456789>")
+    files.code_cells(executed)[0]["outputs"] = [table]
+    kept = files.code_cells(files.with_outputs(own, executed, "standard"))[0]["outputs"][0]["data"]
+    assert kept == {"text/html": "<table></table>", "text/plain": "<pandas.io.formats.style.Styler>"}

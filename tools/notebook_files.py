@@ -14,6 +14,7 @@ Notebook = dict
 # Folders that exist on one machine only, so no reader can use them.
 FOLDERS = "root|home|work|tmp|var|private|Users|mnt|opt"
 MACHINE_PATH = re.compile(rf"(?<![\w.:/])(?:/(?:{FOLDERS})/[\w.~-]+|[A-Z]:\\\w+)")
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -161,4 +162,8 @@ def _is_noise(output: dict) -> bool:
 
 def _scrubbed(output: dict, number: int) -> dict:
     kept = {key: value for key, value in output.items() if key != "transient"}
+    data = kept.get("data", {})
+    if {"text/html", "text/plain"} <= data.keys():
+        # As plain text a styled table is but its address in memory, which is another in every run.
+        kept["data"] = data | {"text/plain": ADDRESS.sub("", "".join(data["text/plain"]))}
     return kept | {"execution_count": number} if "execution_count" in kept else kept
