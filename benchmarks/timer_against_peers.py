@@ -2,7 +2,7 @@
 
     python -m benchmarks.timer_against_peers
 
-writes ``benchmarks/timer_against_peers.md``, and exits with 1 when a bound is missed. Takes about 3 minutes on 2 cores;
+writes ``benchmarks/timer_against_peers.md``, and exits with 1 when a bound is missed. Takes about 5 minutes on 2 cores;
 the machine should have nothing else to do.
 """
 
@@ -25,7 +25,7 @@ from whichbackbone import machine, timing
 
 AGREE = 0.05  # medians of the methods differ by at most this share
 TAU = 0.95  # least Kendall rank correlation between two runs of ours
-REPETITIONS = 5  # many short ones: a machine's speed drifts from one second to the next
+REPETITIONS = 7  # many short ones: a machine's speed drifts from one second to the next
 
 COMPARED = ("resnet18", "resnet50", "mobilenetv2_100", "efficientnet_b0", "regnety_004", "densenet121")
 RANKED = (
@@ -88,7 +88,7 @@ def agreement(size: int = 224) -> pd.DataFrame:
 def ranking(size: int = 160) -> pd.DataFrame:
     """Median (ms) of each model in two complete runs of ours."""
     calls = candidates(RANKED, size)
-    runs = [timing.measure(calls, rounds=10, seed=seed).median_ms for seed in (1, 2)]
+    runs = [timing.measure(calls, rounds=15, seed=seed).median_ms for seed in (1, 2)]
     frame = pd.DataFrame({"model": list(calls), "first run": runs[0], "second run": runs[1]})
     return frame.sort_values("first run", ignore_index=True)
 
