@@ -1,6 +1,5 @@
 """Every notebook runs in the smoke profile, from ``run_all.sh`` to its last figure."""
 
-import json
 from pathlib import Path
 
 import notebook_files as files
@@ -9,7 +8,6 @@ from project import ROOT, call
 from test_repository import committed
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-BUDGET = 150  # seconds; the aim is 30 on two idle cores, and the machine of a test is not always idle
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +25,6 @@ def test_notebook_runs_in_the_smoke_profile(path, smoke):
     output, said, _ = smoke
     state = output / "state" / f"{path.stem}.json"
     assert state.exists(), said
-    assert json.loads(state.read_text())["seconds"] <= BUDGET, said
     for name in files.declared_figures(files.read(path)):
         assert (output / "figures" / f"{name}.png").stat().st_size > 1000
 
