@@ -1,6 +1,5 @@
 """The ResNet family: its parts, its counts in print, parity with timm, and its export from notebook 02."""
 
-from collections import Counter
 from dataclasses import FrozenInstanceError, replace
 
 import export_models
@@ -8,8 +7,8 @@ import nbformat
 import pytest
 import timm
 import torch
+from operators import operators
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from whichbackbone import checks, cost, published
 from whichbackbone.models import resnet
@@ -156,29 +155,6 @@ def test_counts_of_torchvision_to_the_unit():
 def test_parity_with_timm(name):
     row = checks.parity(name)
     assert row["ok"], row
-
-
-class Operators(TorchDispatchMode):
-    """Counts the operators that run: equal operators on equal shapes take equal time."""
-
-    def __init__(self):
-        super().__init__()
-        self.counts = Counter()
-
-    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
-        shapes = tuple(tuple(a.shape) for a in args if isinstance(a, torch.Tensor))
-        if operator._schema.name not in FREE:
-            self.counts[operator._schema.name, shapes] += 1
-        return operator(*args, **(kwargs or {}))
-
-
-FREE = {"aten::view", "aten::t", "aten::detach", "aten::_unsafe_view", "aten::alias"}  # no data moves
-
-
-def operators(net, x):
-    with Operators() as seen, torch.no_grad():
-        net.eval()(x)
-    return seen.counts
 
 
 @pytest.mark.parametrize("name", VARIANTS)

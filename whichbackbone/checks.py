@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 
+import pandas as pd
 import timm
 import torch
 from torch import nn
@@ -108,6 +109,33 @@ def parity(timm_name: str, ours: nn.Module | None = None, seed: int = 0) -> dict
         # False as well if the difference is not a number.
         ok=(mine.params, mine.macs) == (timms.params, timms.macs) and difference <= TOLERANCE,
     )
+
+
+def against_print(rows: pd.DataFrame) -> pd.DataFrame:
+    """Our counts beside printed ones, to the digits printed.
+
+    ``rows`` are rows of ``published.models`` with a timm_name that is built here; those that repeat a count of the same
+    source are left out. Columns added: "params printed (M)", "params ours (M)", "MACs printed (G)", "MACs ours (G)",
+    and "agrees": both, params, MACs or neither; a count that was not printed cannot disagree.
+    """
+    rows = rows.dropna(subset=["input_size"]).dropna(subset=["params_m", "macs_g"], how="all")
+    rows = rows.drop_duplicates(["timm_name", "source", "params_m", "macs_g", "input_size"]).reset_index(drop=True)
+    with torch.device("meta"):  # counting needs shapes, no numbers
+        counts = [cost.total(build(row.timm_name), int(row.input_size)) for row in rows.itertuples()]
+    params, macs = [c.params / 1e6 for c in counts], [c.macs / 1e9 for c in counts]
+    same = zip(map(_agrees, params, rows.params_m), map(_agrees, macs, rows.macs_g), strict=True)
+    words = {(True, True): "both", (True, False): "params", (False, True): "MACs", (False, False): "neither"}
+    added = {"params printed (M)": rows.params_m, "params ours (M)": params, "MACs printed (G)": rows.macs_g,
+             "MACs ours (G)": macs, "agrees": [words[pair] for pair in same]}  # fmt: skip
+    return rows[["timm_name", "input_size", "source"]].assign(**added)
+
+
+def _agrees(ours: float, printed: float) -> bool:
+    """Whether ``ours`` rounds to the digits of ``printed`` (those that a number keeps: 1.0 is read as 1)."""
+    if pd.isna(printed):
+        return True
+    digits = len(f"{printed:.10g}".partition(".")[2])
+    return abs(ours - printed) <= 0.5000001 * 10**-digits
 
 
 def _in_chans(model: nn.Module) -> int:

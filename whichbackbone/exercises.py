@@ -12,7 +12,7 @@ import timm
 import torch
 
 from whichbackbone import cost
-from whichbackbone.models import resnet
+from whichbackbone.models import efficientnet, mobilenet, regnet, resnest, resnet
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,17 @@ def _receptive_field_of_2015() -> int:
     return r
 
 
+def _params(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _b7_over_b0(what: str) -> float:
+    """Factor from B0 to B7, each at its own size, in ``params`` or ``macs``."""
+    with torch.device("meta"):
+        b7, b0 = (cost.total(efficientnet.build(f"efficientnet_{b}"), efficientnet.SCALES[b][2]) for b in ("b7", "b0"))
+    return getattr(b7, what) / getattr(b0, what)
+
+
 EXERCISES: dict[str, Exercise] = {
     "01_five_by_five": Exercise(
         lambda: next(N for N in range(1, 1000) if 25 * N >= 20 * (25 + N)), tolerance=0,
@@ -92,6 +103,51 @@ EXERCISES: dict[str, Exercise] = {
     "02_combine": Exercise(
         lambda: resnet.ResNetRow(n=(3, 4, 6, 3), C=32, d=4, r=16),
         hint="start from the row of resnext50_32x4d and add the one number that makes seresnet50 of resnet50"),
+    "03_narrow_layer": Exercise(
+        lambda: 1 / (1 / 16 + 1 / 9), tolerance=0.01,
+        hint="the saving is 1 / (1/N + 1/9), and N = 16"),
+    "03_expansion": Exercise(
+        lambda: _params(mobilenet.InvertedResidual(32, 32, t=6)), tolerance=0,
+        hint="32 x 192 and 192 x 32 weights in the two 1x1, 9 x 192 in the 3x3, two a channel in each batch norm"),
+    "03_head": Exercise(
+        lambda: 1281 * 1000 / _params(mobilenet.build("mobilenetv2_100")), tolerance=0.02,
+        hint="the linear layer has 1280 weights and a bias for each of 1000 classes; the whole net 3.5 M"),
+    "04_reward": Exercise(
+        lambda: (1 - 2**-0.07) * 100, tolerance=0.03,
+        hint="ACC must grow by the factor that (LAT/T)^w loses when LAT doubles, w = -0.07"),
+    "04_flat_space": Exercise(
+        lambda: 10, tolerance=0,
+        hint="the flat space chooses 15 times where the factorised one chooses 5 times: 15 - 5"),
+    "04_width": Exercise(
+        lambda: mobilenet.round8(40 * 0.35), tolerance=0,
+        hint="40 x 0.35 = 14: the nearest multiple of 8 is 16, unless rounding loses more than 10 %"),
+    "05_budget": Exercise(
+        lambda: 1.2 * 1.1**2 * 1.15**2, tolerance=0.01,
+        hint="alpha x beta^2 x gamma^2, where the constraint asks for about 2"),
+    "05_b7": Exercise(
+        lambda: _b7_over_b0("macs"), tolerance=0.02,
+        hint="count both with cost.total, each at its own size: 600 and 224 pixels"),
+    "05_b7_params": Exercise(
+        lambda: _b7_over_b0("params"), tolerance=0.02,
+        hint="parameters do not see the resolution: count both"),
+    "06_first_stage": Exercise(
+        lambda: list(regnet.VARIANTS["regnetx_002"].stages())[0].w, tolerance=0,
+        hint="w_0 of regnetx_002 is 24, and s_0 = 0"),
+    "06_depth": Exercise(
+        lambda: 3 * regnet.VARIANTS["regnety_016"].d + 2, tolerance=0,
+        hint="three convolutions in each block, one in the stem, and the classifier; shortcuts are not counted"),
+    "06_groups": Exercise(
+        lambda: {s.w_b // s.g for s in regnet.VARIANTS["regnetx_320"].stages()}, tolerance=0,
+        hint="a set of w / g over the four stages, g = 168; list(VARIANTS['regnetx_320'].stages()) shows them"),
+    "07_splits": Exercise(
+        lambda: resnest.SplitAttention(64, K=2, R=4).splits[0].groups, tolerance=0,
+        hint="G = K R"),
+    "07_macs": Exercise(
+        lambda: 1, tolerance=0,
+        hint="R times the output channels, in R times the groups"),
+    "07_bigger": Exercise(
+        lambda: _timm_cost("resnest50d").params / _timm_cost("efficientnet_b3").params, tolerance=0.02,
+        hint="count both with cost.total"),
     "09_bug_1": Exercise(lambda: "warm-up", "what does the first call do that no later one does"),
     "09_bug_2": Exercise(lambda: "train mode", "which call is missing after create_model"),
     "09_bug_3": Exercise(lambda: "no synchronisation", "has the work been done when submit returns"),
