@@ -51,8 +51,8 @@ def judged(tmp_path, monkeypatch):
     """The verdict on one claim, with a table of a notebook planted in a folder of results."""
     monkeypatch.setattr("whichbackbone.machine.slug", lambda: "a-machine")
 
-    def judge(table: str, rows: list[dict], **spec) -> str:
-        results.Store("02_resnet", "standard", str(tmp_path)).append(table, pd.DataFrame(rows))
+    def judge(planted: str, rows: list[dict], **spec) -> str:
+        results.Store("02_resnet", "standard", str(tmp_path)).append(planted, pd.DataFrame(rows))
         claim = CLAIM | {"cases": [{"notebook": "02_resnet", "where": "here", "line": 1} | spec]}
         return ledger.judge(claim, ledger.Place("a-machine", str(tmp_path)))["verdict"]
 
