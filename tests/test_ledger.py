@@ -1,4 +1,4 @@
-"""The ledger computes its verdicts: change a figure and the verdict changes; a fault in the claims is named by its line."""
+"""The ledger computes its verdicts: a changed figure changes them, and a fault in the claims is named by its line."""
 
 import json
 import re
@@ -51,8 +51,8 @@ def judged(tmp_path, monkeypatch):
     """The verdict on one claim, with a table of a notebook planted in a folder of results."""
     monkeypatch.setattr("whichbackbone.machine.slug", lambda: "a-machine")
 
-    def judge(planted: str, rows: list[dict], **spec) -> str:
-        results.Store("02_resnet", "standard", str(tmp_path)).append(planted, pd.DataFrame(rows))
+    def judge(name: str, contents: list[dict], **spec) -> str:
+        results.Store("02_resnet", "standard", str(tmp_path)).append(name, pd.DataFrame(contents))
         claim = CLAIM | {"cases": [{"notebook": "02_resnet", "where": "here", "line": 1} | spec]}
         return ledger.judge(claim, ledger.Place("a-machine", str(tmp_path)))["verdict"]
 
@@ -157,6 +157,7 @@ def test_claims_that_are_no_yaml_or_stand_twice_are_named(tmp_path):
 
 
 def test_a_figure_that_nobody_printed_is_named(monkeypatch):
-    spec = {"kind": "printed", "where": "x", "line": 7, "of": {"table": "models", "column": "params_m", "model": "none"}}
+    nobody = {"table": "models", "column": "params_m", "model": "none"}
+    spec = {"kind": "printed", "where": "x", "line": 7, "of": nobody}
     with pytest.raises(ledger.ClaimsError, match="line 7: claim 'c': expected one published params_m, found 0"):
         ledger.judge(CLAIM | {"cases": [spec]}, ledger.Place())
