@@ -11,7 +11,7 @@ from torch import nn
 
 from whichbackbone import checks, cost, published
 from whichbackbone.models import efficientnet, mnasnet, mobilenet, regnet, resnest
-from whichbackbone.models.mobilenet import InvertedResidual, Stage, V1Row, round8
+from whichbackbone.models.mobilenet import V3_SMALL, InvertedResidual, Stage, V1Row, V2Row, V3Row, round8
 
 FAMILIES = (mobilenet, mnasnet, efficientnet, regnet, resnest)
 VARIANTS = [name for family in FAMILIES for name in family.VARIANTS]
@@ -98,6 +98,27 @@ def test_a_block_with_f_zero_is_the_identity_and_leaves_its_input():
 def test_a_multiplier_that_gives_no_channels_or_blocks_is_refused(width, depth):
     with pytest.raises(ValueError, match="they must be above 0"):
         Stage(t=6, c=24).scaled(width, depth)
+
+
+@pytest.mark.parametrize("row", [V1Row(0), V1Row(-0.5), V2Row(width=0), V3Row(V3_SMALL, w_head=8, width=-1)])
+def test_a_net_of_no_width_is_refused(row):
+    make = {V1Row: mobilenet.mobilenet_v1, V2Row: mobilenet.mobilenet_v2, V3Row: mobilenet.mobilenet_v3}[type(row)]
+    with pytest.raises(ValueError, match="must be above 0") as caught:
+        make(row)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("w", [24, 32, 96])
+def test_a_separable_convolution_is_a_full_one_of_rank_one_for_each_input_channel(w):
+    depthwise, pointwise = nn.Conv2d(w, w, 3, groups=w, bias=False), nn.Conv2d(w, 2 * w, 1, bias=False)
+    full = nn.Conv2d(w, 2 * w, 3, bias=False)
+    free = full.weight[:, 0].flatten(1)
+    assert torch.linalg.matrix_rank(free) == 9
+    with torch.no_grad():
+        full.weight.copy_(pointwise.weight * depthwise.weight.transpose(0, 1))
+    x = torch.randn(1, w, 7, 7)
+    assert torch.allclose(full(x), pointwise(depthwise(x)), atol=1e-5)
+    assert all(torch.linalg.matrix_rank(full.weight[:, i].flatten(1)) == 1 for i in range(w))
 
 
 @pytest.mark.parametrize(("k", "s", "size"), [(k, s, size) for k in (3, 5) for s in (1, 2) for size in (7, 8, 15, 16)])

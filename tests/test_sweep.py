@@ -60,6 +60,11 @@ def deadly(x, seed):
     return dict(y=x)
 
 
+def surroundings(x, seed):
+    """What decides how fast a worker computes: its threads, and whether it keeps the memory it has freed."""
+    return dict(trim=os.environ.get("MALLOC_TRIM_THRESHOLD_"), threads=os.environ.get("OMP_NUM_THREADS"))
+
+
 def values(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(columns="run_seconds")
 
@@ -75,6 +80,12 @@ def test_local_cluster_equals_serial_with_a_failure_in_it():
     assert rows.y.tolist()[:3] == [0, 1, 4] and rows.noise.nunique() == 5
     assert rows.status.tolist() == ["ok"] * 3 + ["ArithmeticError: no three"] + ["ok"] * 2
     assert set(rows.threads.dropna()) == {1}
+
+
+def test_workers_have_one_thread_and_keep_their_memory(monkeypatch):
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    row = sweep.run(surroundings, [dict(x=1)], workers=1, progress=False).iloc[0]
+    assert (row.status, row.trim, row.threads) == ("ok", None, "1")
 
 
 def test_order_does_not_matter_and_the_sweep_seed_does():

@@ -74,6 +74,13 @@ def _receptive_field_of_2015() -> int:
     return r
 
 
+def _pointwise_share() -> float:
+    """Share of MobileNetV1's MACs that its 1x1 convolutions do."""
+    with torch.device("meta"):
+        layers = cost.layers(mobilenet.build("mobilenetv1_100"), 224)
+    return float(layers.macs[layers.kind == "pointwise"].sum() / layers.macs.sum())
+
+
 def _params(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
@@ -104,15 +111,15 @@ EXERCISES: dict[str, Exercise] = {
     "02_combine": Exercise(
         lambda: resnet.ResNetRow(n=(3, 4, 6, 3), C=32, d=4, r=16),
         hint="start from the row of resnext50_32x4d and add the one number that makes seresnet50 of resnet50"),
-    "03_narrow_layer": Exercise(
-        lambda: 1 / (1 / 16 + 1 / 9), tolerance=0.01,
-        hint="the saving is 1 / (1/N + 1/9), and N = 16"),
+    "03_pointwise": Exercise(
+        _pointwise_share, tolerance=0.01,
+        hint="per pixel and layer the 1x1 costs M x N and the 3x3 depthwise 9 x M; then the stem and 1024 x 1000"),
+    "03_dimensions": Exercise(
+        lambda: next(n for n in range(1, 100) if (n + 1) / 2**n < 0.01), tolerance=0,
+        hint="at most one of n units is above zero with probability (n + 1) / 2^n"),
     "03_expansion": Exercise(
         lambda: _params(mobilenet.InvertedResidual(32, 32, t=6)), tolerance=0,
         hint="32 x 192 and 192 x 32 weights in the two 1x1, 9 x 192 in the 3x3, two a channel in each batch norm"),
-    "03_head": Exercise(
-        lambda: 1281 * 1000 / _params(mobilenet.build("mobilenetv2_100")), tolerance=0.02,
-        hint="the linear layer has 1280 weights and a bias for each of 1000 classes; the whole net 3.5 M"),
     "04_reward": Exercise(
         lambda: (1 - 2**-0.07) * 100, tolerance=0.03,
         hint="ACC must grow by the factor that (LAT/T)^w loses when LAT doubles, w = -0.07"),

@@ -31,6 +31,7 @@ from whichbackbone import results
 from whichbackbone.datasets import cache_folder
 
 _FORMAT = 1  # of the stored files
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def run(
@@ -244,7 +245,10 @@ def _client(workers: int, memory: str, resources: dict[str, float], patience: fl
     quiet = {"logging.distributed": "critical"}
     # A worker is given one run at a time, so that those waiting do not share the blame when it dies.
     single = {"distributed.scheduler.worker-saturation": 1.0}
-    with dask.config.set({**quiet, **single}):
+    # Dask would set MALLOC_TRIM_THRESHOLD_ too: every freed block then goes back to the system at once, and training
+    # steps of a small network take twice as long, most of it page faults.
+    spawn = {"distributed.nanny.pre-spawn-environ": dict.fromkeys(_THREADS, 1)}
+    with dask.config.set({**quiet, **single, **spawn}):
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters becomes a row or an exception
         if address:
             try:

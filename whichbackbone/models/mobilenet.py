@@ -141,7 +141,9 @@ V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5
 
 
 def mobilenet_v1(row: V1Row, num_classes: int = 1000, in_chans: int = 3) -> Network:
-    """Depthwise separable convolutions one after another, no skip."""
+    """Depthwise separable convolutions one after another, no skip. ValueError for a width that gives no channels."""
+    if row.alpha <= 0:
+        raise ValueError(f"alpha {row.alpha} multiplies channels: it must be above 0")
     layers, w_in = Layers(), round8(32 * row.alpha)
     stem, body = nn.Sequential(*layers.conv_act(in_chans, w_in, 3, 2)), nn.Sequential()
     for c, s in V1:
