@@ -97,6 +97,13 @@ def declared_figures(notebook: Notebook) -> list[str]:
     return names
 
 
+def declared_tables(notebook: Notebook) -> list[str]:
+    """Names in the notebook's calls ``store.append("NAME", ...)``: the tables of results that it may write."""
+    calls = (call for cell in code_cells(notebook) for call in _calls(cell, "store", "append"))
+    first = (call.args[0] for call in calls if call.args)
+    return sorted({name.value for name in first if isinstance(name, ast.Constant) and isinstance(name.value, str)})
+
+
 def reads_results(notebook: Notebook) -> bool:
     """Whether the notebook draws on what other notebooks measured (``results.latest``)."""
     return any(True for cell in code_cells(notebook) for _ in _calls(cell, "results", "latest"))
