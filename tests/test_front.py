@@ -1,0 +1,108 @@
+"""The pages around the notebooks agree with them: citation, changelog, teacher's page."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from project import ROOT
+
+from whichbackbone.exercises import EXERCISES
+
+# ------------------------------------------------------------------------------------------------------- citation
+
+# The keys of a file of Citation File Format 1.2.0, and those that it must have.
+KEYS = set(
+    "abstract authors cff-version commit contact date-released doi identifiers keywords license license-url message "
+    "preferred-citation references repository repository-artifact repository-code title type url version".split()
+)
+REQUIRED = ("cff-version", "message", "title", "authors")
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def citation_faults(text: str, project: dict) -> Iterator[str]:
+    """Where a CITATION.cff is not one, or says other things than pyproject.toml."""
+    try:
+        cff = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        yield f"no YAML: {error}".splitlines()[0]
+        return
+    yield from (f"{key} is missing" for key in REQUIRED if not cff.get(key))
+    yield from (f"{key} is no key of the format" for key in sorted(cff.keys() - KEYS))
+    if cff.get("cff-version") != "1.2.0":
+        yield "cff-version is not 1.2.0"
+    for author in cff.get("authors") or []:
+        if not {"name", "family-names", "given-names", "alias"} & author.keys():
+            yield f"an author without a name: {author}"
+    for key, theirs in (
+        ("version", project["version"]),
+        ("license", project["license"]),
+        ("repository-code", project["urls"]["Repository"]),
+    ):
+        if cff.get(key) != theirs:
+            yield f"{key} is {cff.get(key)!r}, in pyproject.toml {theirs!r}"
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", str(cff.get("date-released"))):
+        yield "date-released is no date"
+
+
+def test_the_citation_is_whole_and_agrees_with_the_project():
+    assert list(citation_faults((ROOT / "CITATION.cff").read_text(encoding="utf-8"), project())) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("title:", "titel:", "title is missing"),
+        ("authors:\n  - name: ", "authors:\n  - nom: ", "an author without a name"),
+        ("cff-version: 1.2.0", "cff-version: 1.1.0", "cff-version"),
+        ("version: 0", "version: 9", "version is '9"),
+        ("github.com/which-backbone", "github.com/fork", "repository-code is"),
+        ("license: Apache", "license: MIT-Apache", "license is"),
+        ('date-released: "2026', 'date-released: "26', "date-released"),
+        ("message: ", "message: [", "no YAML"),
+    ],
+)
+def test_a_planted_fault_of_the_citation_is_caught(old, new, says):
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert old in text
+    assert any(says in fault for fault in citation_faults(text.replace(old, new, 1), project()))
+
+
+def test_the_changelog_begins_with_this_version_and_its_date():
+    newest = re.search(r"^## (\S+) · (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert newest.groups() == (project()["version"], str(cff["date-released"]))
+
+
+# -------------------------------------------------------------------------------------------------- teacher's page
+
+
+def teaching_faults(text: str) -> Iterator[str]:
+    """Sittings whose minutes are not those announced, and exercises that do not exist."""
+    announced = int(re.search(r"sittings of (\d+) minutes", text)[1])
+    sittings = re.split(r"^## (?=Sitting)", text, flags=re.MULTILINE)[1:]
+    if len(sittings) != 4:
+        yield f"{len(sittings)} sittings, expected 4"
+    for sitting in sittings:
+        title, minutes = sitting.splitlines()[0], sum(map(int, re.findall(r"^\| (\d+) \|", sitting, re.MULTILINE)))
+        if minutes != announced:
+            yield f"{title}: {minutes} minutes, expected {announced}"
+    for name in re.findall(r"`(\d\d_\w+)`", text):
+        if name not in EXERCISES:
+            yield f"no exercise {name}"
+
+
+def test_the_teachers_page_keeps_its_time_and_names_real_exercises():
+    assert list(teaching_faults((ROOT / "docs/teaching.md").read_text(encoding="utf-8"))) == []
+
+
+def test_faults_of_the_teachers_page_are_caught():
+    text = (ROOT / "docs/teaching.md").read_text(encoding="utf-8")
+    late = text.replace("| 25 | *Degradation", "| 35 | *Degradation").replace("`01_intensity`", "`01_intensive`")
+    assert list(teaching_faults(late)) == [
+        "Sitting 2: Why can nets be deep?: 100 minutes, expected 90", "no exercise 01_intensive"
+    ]  # fmt: skip
