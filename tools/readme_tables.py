@@ -1,0 +1,89 @@
+"""Write the computed parts of README.md anew from the ledger: ``python tools/readme_tables.py``, or ``--check`` only.
+
+Each stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. The machine whose verdicts the README shows is the one
+it names itself, so that the page stays the same on a machine with measurements of its own.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from whichbackbone import ledger
+
+ROOT = Path(__file__).resolve().parent.parent
+MACHINE = re.compile(r"measured on `([a-z0-9-]+)`")
+
+
+def verdict_table(verdicts: pd.DataFrame) -> str:
+    """The ledger as a Markdown table, one row a claim, each linked to the section that measured it."""
+    rows = [
+        {
+            "claim": f"{row.claim} ({row.who})",
+            "verdict": f"**{row.verdict}**",
+            "measured here": row.measured,
+            "published": row.published,
+            "evidence": f"[{row.notebook[:2]}](notebooks/{row.notebook}.ipynb#{anchor(row.section)})",
+        }
+        for row in verdicts.fillna("").itertuples()
+    ]
+    table = pd.DataFrame(rows).map(lambda text: str(text).replace("|", r"\|").replace("\n", " "))
+    return table.to_markdown(index=False, disable_numparse=True)
+
+
+def anchor(section: str) -> str:
+    """The name that Jupyter gives a heading."""
+    return re.sub(r"[`*]", "", section).strip().replace(" ", "-").replace("(", "%28").replace(")", "%29")
+
+
+def summary(verdicts: pd.DataFrame) -> str:
+    """How many claims hold, in one line."""
+    kinds = ("holds only if", "holds", "does not hold", "not measured")
+    first = verdicts.verdict.map(lambda text: next((kind for kind in kinds if text.startswith(kind)), text))
+    counts = first.value_counts()
+    return ", ".join(f"{counts[kind]} {kind}" for kind in ("holds", *kinds) if kind in counts and kind)
+
+
+def blocks(machine: str) -> dict[str, str]:
+    """Name -> what belongs between its markers, for one machine's measurements."""
+    verdicts = ledger.verdicts(machine=machine)
+    return {"verdicts": verdict_table(verdicts)}
+
+
+def filled(readme: str, parts: Mapping[str, str]) -> str:
+    """The page with every part between its markers. ``ValueError`` names markers that are not there once."""
+    for name, text in parts.items():
+        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+        if readme.count(begin) != 1 or readme.count(end) != 1 or readme.index(begin) > readme.index(end):
+            raise ValueError(f"README.md needs {begin} and {end}, once each: put them where the part belongs")
+        before, rest = readme.split(begin)
+        readme = f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end)[1]}"
+    return readme
+
+
+def shown_machine(readme: str) -> str:
+    """The machine whose verdicts the page shows. ``ValueError`` where it names none."""
+    if not (found := MACHINE.search(readme)):
+        raise ValueError("README.md does not say on which machine it was measured on `...`: name it before the table")
+    return found[1]
+
+
+def main(arguments: list[str]) -> int:
+    """Bring README.md up to date, or with ``--check`` tell whether it is."""
+    path = ROOT / "README.md"
+    readme = path.read_text(encoding="utf-8")
+    new = filled(readme, blocks(shown_machine(readme)))
+    if new == readme:
+        return 0
+    if arguments == ["--check"]:
+        print("README.md is out of date: python tools/readme_tables.py", file=sys.stderr)
+        return 1
+    path.write_text(new, encoding="utf-8")
+    print("README.md brought up to date")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
