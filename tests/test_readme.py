@@ -33,3 +33,43 @@ def test_a_stale_quote_is_caught(tmp_path):
     quote = "<!-- begin b.md -->\n| a |\n| --- |\n| {} |\n<!-- end b.md -->\n"
     assert stale_quotes(quote.format(1), tmp_path) == []
     assert stale_quotes(quote.format(2), tmp_path) == ["b.md"]
+
+
+# ------------------------------------------------------------------------------------------- written from the ledger
+
+VERDICTS = pd.DataFrame([
+    dict(id="b0_macs", claim="B0 needs 11x fewer | MACs", who="Tan & Le 2019", verdict="holds", measured="10.6x",
+         published="11x", notebook="09_speed_critique", section="5. Matched pairs"),
+    dict(id="b0_time", claim="and is 11x faster", who="a blog", verdict="does not hold", measured=None, published=None,
+         notebook="09_speed_critique", section="6. Four runtimes, four verdicts"),
+])  # fmt: skip
+PAGE = "measured on `zen-64-cores`\n<!-- begin verdicts -->\nold\n<!-- end verdicts -->\nrest\n"
+
+
+def test_the_verdicts_are_those_of_the_ledger():
+    parts = readme_tables.blocks(readme_tables.shown_machine(README))
+    assert readme_tables.filled(README, parts) == README, "out of date: python tools/readme_tables.py"
+    assert parts["verdicts"].count("\n") > 20, "every claim has a row"
+
+
+def test_a_changed_verdict_makes_the_page_stale():
+    page = readme_tables.filled(PAGE, {"verdicts": readme_tables.verdict_table(VERDICTS)})
+    assert readme_tables.filled(page, {"verdicts": readme_tables.verdict_table(VERDICTS)}) == page
+    changed = VERDICTS.assign(verdict="holds")
+    assert readme_tables.filled(page, {"verdicts": readme_tables.verdict_table(changed)}) != page
+
+
+def test_a_row_of_the_verdicts():
+    first, second = readme_tables.verdict_table(VERDICTS).splitlines()[2:]
+    assert r"B0 needs 11x fewer \| MACs (Tan & Le 2019)" in first and "**holds**" in first
+    assert "[09](notebooks/09_speed_critique.ipynb#5.-Matched-pairs)" in first
+    assert "nan" not in second.lower() and "none" not in second.lower()
+
+
+def test_a_page_without_its_markers_or_its_machine_is_refused():
+    for page in (PAGE.replace("end", "fin"), PAGE + PAGE, PAGE.replace("begin", "start")):
+        with pytest.raises(ValueError, match="README.md needs <!-- begin verdicts -->"):
+            readme_tables.filled(page, {"verdicts": "new"})
+    assert readme_tables.shown_machine(PAGE) == "zen-64-cores"
+    with pytest.raises(ValueError, match="on which machine"):
+        readme_tables.shown_machine("no machine")

@@ -105,8 +105,9 @@ def declared_tables(notebook: Notebook) -> list[str]:
 
 
 def reads_results(notebook: Notebook) -> bool:
-    """Whether the notebook draws on what other notebooks measured (``results.latest``)."""
-    return any(True for cell in code_cells(notebook) for _ in _calls(cell, "results", "latest"))
+    """Whether the notebook draws on what other notebooks measured, itself or through the ledger and the chooser."""
+    readers = (("results", "latest"), ("ledger", "verdicts"), ("chooser", "choose"))
+    return any(True for cell in code_cells(notebook) for reader in readers for _ in _calls(cell, *reader))
 
 
 def _calls(cell: Cell, module: str, function: str) -> Iterator[ast.Call]:
