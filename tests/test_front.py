@@ -4,9 +4,10 @@ import re
 import tomllib
 from collections.abc import Iterator
 
+import notebook_files as files
 import pytest
 import yaml
-from project import ROOT
+from project import ROOT, notebook
 
 from whichbackbone.exercises import EXERCISES
 
@@ -106,3 +107,26 @@ def test_faults_of_the_teachers_page_are_caught():
     assert list(teaching_faults(late)) == [
         "Sitting 2: Why can nets be deep?: 100 minutes, expected 90", "no exercise 01_intensive"
     ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------- the runner
+
+
+@pytest.mark.parametrize(
+    ("code", "reads"),
+    [
+        ('results.latest("09_speed_critique", "pairs")', True),
+        ("ledger.verdicts()", True),
+        ('chooser.choose("classification", "cpu")', True),
+        ("results.Store('01_a', profile, output)", False),
+        ("ledger = verdicts()", False),
+    ],
+)
+def test_a_notebook_that_asks_for_what_others_measured_is_known(code, reads):
+    assert files.reads_results(notebook(code)) is reads
+
+
+def test_the_tables_that_a_notebook_writes_are_known():
+    first, second = 'x = store.append("pairs", rows)\nrows.append("no")', 'store.append(name, b)\nstore.append("a", b)'
+    content = notebook(first, second)
+    assert files.declared_tables(content) == ["a", "pairs"]

@@ -1,7 +1,7 @@
 """Write the computed parts of README.md anew from the ledger: ``python tools/readme_tables.py``, or ``--check`` only.
 
-Each stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. The machine whose verdicts the README shows is the one
-it names itself, so that the page stays the same on a machine with measurements of its own.
+Each stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. The README names the machine whose verdicts it
+shows, so that the page stays the same on a machine with measurements of its own.
 """
 
 import re
