@@ -1,6 +1,6 @@
 """Figures printed in papers and public benchmarks; each row says where it stands.
 
-The tables are ``data/published_models.csv`` and ``data/published_speed.csv``. Notebooks take a published figure from
+The tables are ``data/published_models.csv``, ``published_speed.csv`` and ``published_detection.csv``. Notebooks take a published figure from
 here, never from memory.
 """
 
@@ -30,6 +30,15 @@ def speed(**where: object) -> pd.DataFrame:
     ``unit``), unit, kind (infer or train), source, source_locator. ``where`` as in :func:`models`.
     """
     return _select("published_speed.csv", where)
+
+
+def detection(**where: object) -> pd.DataFrame:
+    """Detectors on COCO as published, one row per (detector, backbone).
+
+    Columns: detector, backbone, map, map_small, map_medium, map_large (average precision, %), params_m, macs_g,
+    latency_ms, device, source, source_locator. ``where`` as in :func:`models`.
+    """
+    return _select("published_detection.csv", where)
 
 
 def _select(file: str, where: dict[str, object]) -> pd.DataFrame:

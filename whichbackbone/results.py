@@ -92,21 +92,30 @@ class Store:
         return _newest(_read(path))
 
 
-def latest(notebook: str, table: str, output: str = "") -> pd.DataFrame:
+def latest(notebook: str, table: str, output: str = "", of: str | None = None) -> pd.DataFrame:
     """Newest measured rows of ``notebook``'s ``table``: this machine's if there are any, else another machine's.
 
-    ``frame.attrs["machine"]`` says whose they are. Looks in ``output`` first when given, then in the repository. Raises
-    ``FileNotFoundError`` that names the notebook to run.
+    ``frame.attrs["machine"]`` says whose they are; ``of`` asks for one machine's alone. Looks in ``output`` first when
+    given, then in the repository. Raises ``FileNotFoundError`` that names the notebook to run.
     """
-    for root in ([Path(output).resolve()] if output else []) + [REPOSITORY]:
-        machines = sorted((root / "data" / "results").glob("*/"), key=lambda f: (f.name != machine.slug(), f.name))
-        for folder in machines:
+    for root in _roots(output):
+        folders = sorted((root / "data" / "results").glob("*/"), key=lambda f: (f.name != machine.slug(), f.name))
+        for folder in (f for f in folders if of in (None, f.name)):
             path = folder / notebook / f"{table}.csv"
             if path.exists():
                 frame = _newest(_read(path))
                 frame.attrs["machine"] = folder.name
                 return frame
     raise FileNotFoundError(f"no {table!r} measured yet: run notebook {notebook}")
+
+
+def machines(output: str = "") -> list[str]:
+    """Names of the machines that have results, in alphabetical order."""
+    return sorted({f.name for root in _roots(output) for f in (root / "data" / "results").glob("*/")})
+
+
+def _roots(output: str) -> list[Path]:
+    return ([Path(output).resolve()] if output else []) + [REPOSITORY]
 
 
 def code_hash() -> str:

@@ -46,7 +46,7 @@ def measure(
         device: ``cpu``, ``cuda`` or ``mps``; the last two are synchronised before a clock is read.
         rounds: samples per candidate.
         min_rounds: rounds that are taken even when ``seconds`` have passed.
-        seconds: budget of all rounds together; no new round starts after it.
+        seconds: budget of all rounds together; no new round starts after it. No candidate is warmed up for longer.
         min_sample_ms: a faster candidate is called several times per sample, until a sample lasts this long.
         warmup_tolerance: warm-up ends when two successive medians differ by less than this share.
         peak_memory: also report the peak of live tensor memory during one call (:mod:`whichbackbone.memory`).
@@ -65,10 +65,11 @@ def measure(
         raise ValueError(f"rounds, min_rounds and threads must be at least 1: {rounds}, {min_rounds}, {threads}")
     synchronise = _synchroniser(device)
     random = np.random.default_rng(seed)
+    limit = WARMUP_SECONDS if seconds is None else min(WARMUP_SECONDS, seconds)
     with limited_to(threads), _no_collection():
         states = {name: _Candidate(call, synchronise) for name, call in candidates.items()}
         for state in states.values():
-            state.warm_up(min_sample_ms / 1e3, warmup_tolerance)
+            state.warm_up(min_sample_ms / 1e3, warmup_tolerance, limit)
         start = time.perf_counter()
         for done in range(rounds):
             if seconds is not None and done >= min_rounds and time.perf_counter() - start > seconds:
@@ -149,8 +150,8 @@ class _Candidate:
         self.status, self.samples, self.calls, self.warmups = "ok", [], 1, 0
         self.peak_mb = math.nan
 
-    def warm_up(self, min_sample: float, tolerance: float) -> None:
-        """Call until two successive medians agree, at least two calls and at most ``WARMUP_SECONDS``."""
+    def warm_up(self, min_sample: float, tolerance: float, limit: float) -> None:
+        """Call until two successive medians agree, at least two calls and at most ``limit`` seconds."""
         times, last, start = [], None, time.perf_counter()
         while True:
             times.append(self._time(1))
@@ -162,7 +163,7 @@ class _Candidate:
             if self.warmups > 1 and len(times) >= window:
                 now = median(times[-window:])
                 settled = last is not None and abs(now - last) <= tolerance * last
-                if settled or time.perf_counter() - start > WARMUP_SECONDS:
+                if settled or time.perf_counter() - start > limit:
                     self.calls = max(1, math.ceil(min_sample / max(now, 1e-7)))  # a coarse clock may say 0
                     return
                 times, last = [], now
