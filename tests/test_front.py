@@ -9,6 +9,7 @@ import pytest
 import yaml
 from project import ROOT, notebook
 
+from whichbackbone import chooser, front
 from whichbackbone.exercises import EXERCISES
 
 # ------------------------------------------------------------------------------------------------------- citation
@@ -107,6 +108,28 @@ def test_faults_of_the_teachers_page_are_caught():
     assert list(teaching_faults(late)) == [
         "Sitting 2: Why can nets be deep?: 100 minutes, expected 90", "no exercise 01_intensive"
     ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------ what to use
+
+
+def test_every_situation_is_answered_from_the_committed_measurements():
+    table = front.situations(machine="amd-epyc-2-cores")
+    assert list(table["you have"]) == list(front.SITUATIONS) and (table["take"].str.count("`") >= 2).all()
+    here = table["you have"].str.startswith("this CPU")
+    assert table["how sure"].str.contains("time measured").equals(here), "what is said of GPUs and phones is published"
+    assert table["time"].str.contains(r"\(.* to .*\)").equals(here)
+
+
+def test_a_situation_without_measurements_or_without_a_net_says_so(monkeypatch):
+    def nothing(*_, **__):
+        raise FileNotFoundError("no 'latency' measured yet: run notebook 09_speed_critique")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chooser, "choose", nothing)
+        assert front.situations()["take"].str.contains("run notebook 09").all()
+    monkeypatch.setattr(front, "SITUATIONS", {"an impossible limit": dict(hardware="cpu", latency_ms=1e-6)})
+    assert front.situations(machine="amd-epyc-2-cores")["take"].tolist() == ["nothing of the study fits"]
 
 
 # ------------------------------------------------------------------------------------------------------- the runner

@@ -8,6 +8,8 @@ import pytest
 import readme_tables
 from project import ROOT
 
+from whichbackbone import ledger
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUOTED = re.compile(r"<!-- begin (\S+\.md) -->\n(.*?)<!-- end \1 -->", re.DOTALL)
 
@@ -49,7 +51,7 @@ PAGE = "measured on `zen-64-cores`\n<!-- begin verdicts -->\nold\n<!-- end verdi
 def test_the_verdicts_are_those_of_the_ledger():
     parts = readme_tables.blocks(readme_tables.shown_machine(README))
     assert readme_tables.filled(README, parts) == README, "out of date: python tools/readme_tables.py"
-    assert parts["verdicts"].count("\n") > 20, "every claim has a row"
+    assert parts["verdicts"].count("](notebooks/") == len(ledger.load()) > 20, "every claim has a row and a link"
 
 
 def test_a_changed_verdict_makes_the_page_stale():
@@ -63,7 +65,15 @@ def test_a_row_of_the_verdicts():
     first, second = readme_tables.verdict_table(VERDICTS).splitlines()[2:]
     assert r"B0 needs 11x fewer \| MACs (Tan & Le 2019)" in first and "**holds**" in first
     assert "[09](notebooks/09_speed_critique.ipynb#5.-Matched-pairs)" in first
+    only_if = VERDICTS.assign(verdict="holds only if: eager; OpenVINO")
+    assert "| **holds only if:** eager; OpenVINO |" in readme_tables.verdict_table(only_if)
     assert "nan" not in second.lower() and "none" not in second.lower()
+
+
+def test_long_lists_of_figures_are_cut_and_the_claims_are_counted():
+    assert readme_tables.short("a: 1x; b: 2x; c: 3x; d: 4x") == "a: 1x; b: 2x; and 2 more"
+    assert readme_tables.short("a: 1x; b: 2x") == "a: 1x; b: 2x"
+    assert readme_tables.tally(VERDICTS) == "Of 2 claims: **1 holds, 1 does not hold**."
 
 
 def test_a_page_without_its_markers_or_its_machine_is_refused():

@@ -106,7 +106,7 @@ def declared_tables(notebook: Notebook) -> list[str]:
 
 def reads_results(notebook: Notebook) -> bool:
     """Whether the notebook draws on what other notebooks measured, itself or through the ledger and the chooser."""
-    readers = (("results", "latest"), ("ledger", "verdicts"), ("chooser", "choose"))
+    readers = (("results", "latest"), ("ledger", "verdicts"), ("chooser", "choose"), ("front", "situations"))
     return any(True for cell in code_cells(notebook) for reader in readers for _ in _calls(cell, *reader))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from whichbackbone import ledger
+from whichbackbone import front, ledger
 
 ROOT = Path(__file__).resolve().parent.parent
 MACHINE = re.compile(r"measured on `([a-z0-9-]+)`")
@@ -22,15 +22,27 @@ def verdict_table(verdicts: pd.DataFrame) -> str:
     rows = [
         {
             "claim": f"{row.claim} ({row.who})",
-            "verdict": f"**{row.verdict}**",
-            "measured here": row.measured,
-            "published": row.published,
+            "verdict": re.sub(r"^([^:]*:?)", r"**\1**", row.verdict),
+            "measured here": short(row.measured),
+            "published": short(row.published),
             "evidence": f"[{row.notebook[:2]}](notebooks/{row.notebook}.ipynb#{anchor(row.section)})",
         }
         for row in verdicts.fillna("").itertuples()
     ]
-    table = pd.DataFrame(rows).map(lambda text: str(text).replace("|", r"\|").replace("\n", " "))
-    return table.to_markdown(index=False, disable_numparse=True)
+    return pipes(pd.DataFrame(rows))
+
+
+def pipes(frame: pd.DataFrame) -> str:
+    """A Markdown table without padding: a changed cell changes its own line only."""
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).values.tolist()]
+    cells = ([cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def short(figures: str, most: int = 2) -> str:
+    """The first figures of a claim; notebook 10 has them all."""
+    parts = str(figures).split("; ")
+    return "; ".join(parts[:most]) + (f"; and {len(parts) - most} more" if len(parts) > most else "")
 
 
 def anchor(section: str) -> str:
@@ -38,18 +50,19 @@ def anchor(section: str) -> str:
     return re.sub(r"[`*]", "", section).strip().replace(" ", "-").replace("(", "%28").replace(")", "%29")
 
 
-def summary(verdicts: pd.DataFrame) -> str:
-    """How many claims hold, in one line."""
-    kinds = ("holds only if", "holds", "does not hold", "not measured")
-    first = verdicts.verdict.map(lambda text: next((kind for kind in kinds if text.startswith(kind)), text))
-    counts = first.value_counts()
-    return ", ".join(f"{counts[kind]} {kind}" for kind in ("holds", *kinds) if kind in counts and kind)
+def tally(verdicts: pd.DataFrame) -> str:
+    """How many claims have which verdict, in one sentence."""
+    kinds = ("holds only if", "holds", "does not hold", "cannot be told", "not measured")
+    first = [next((kind for kind in kinds if verdict.startswith(kind)), verdict) for verdict in verdicts.verdict]
+    counts = pd.Series(first).value_counts()
+    told = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if kind in counts)
+    return f"Of {len(verdicts)} claims: **{told}**."
 
 
 def blocks(machine: str) -> dict[str, str]:
     """Name -> what belongs between its markers, for one machine's measurements."""
     verdicts = ledger.verdicts(machine=machine)
-    return {"verdicts": verdict_table(verdicts)}
+    return {"answer": pipes(front.situations(machine=machine)), "verdicts": f"{tally(verdicts)}\n\n{verdict_table(verdicts)}"}
 
 
 def filled(readme: str, parts: Mapping[str, str]) -> str:
