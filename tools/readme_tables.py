@@ -62,7 +62,8 @@ def tally(verdicts: pd.DataFrame) -> str:
 def blocks(machine: str) -> dict[str, str]:
     """Name -> what belongs between its markers, for one machine's measurements."""
     verdicts = ledger.verdicts(machine=machine)
-    return {"answer": pipes(front.situations(machine=machine)), "verdicts": f"{tally(verdicts)}\n\n{verdict_table(verdicts)}"}
+    ledger_says = f"{tally(verdicts)}\n\n{verdict_table(verdicts)}"
+    return {"answer": pipes(front.situations(machine=machine)), "verdicts": ledger_says}
 
 
 def filled(readme: str, parts: Mapping[str, str]) -> str:
