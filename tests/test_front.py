@@ -105,9 +105,8 @@ def test_the_teachers_page_keeps_its_time_and_names_real_exercises():
 def test_faults_of_the_teachers_page_are_caught():
     text = (ROOT / "docs/teaching.md").read_text(encoding="utf-8")
     late = text.replace("| 25 | *Degradation", "| 35 | *Degradation").replace("`01_intensity`", "`01_intensive`")
-    assert list(teaching_faults(late)) == [
-        "Sitting 2: Why can nets be deep?: 100 minutes, expected 90", "no exercise 01_intensive"
-    ]  # fmt: skip
+    new = set(teaching_faults(late)) - set(teaching_faults(text))
+    assert new == {"Sitting 2: Why can nets be deep?: 100 minutes, expected 90", "no exercise 01_intensive"}
 
 
 # ------------------------------------------------------------------------------------------------------ what to use
