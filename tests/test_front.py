@@ -5,11 +5,12 @@ import tomllib
 from collections.abc import Iterator
 
 import notebook_files as files
+import pandas as pd
 import pytest
 import yaml
 from project import ROOT, notebook
 
-from whichbackbone import chooser, front
+from whichbackbone import chooser, front, results
 from whichbackbone.exercises import EXERCISES
 
 # ------------------------------------------------------------------------------------------------------- citation
@@ -129,6 +130,18 @@ def test_a_situation_without_measurements_or_without_a_net_says_so(monkeypatch):
         assert front.situations()["take"].str.contains("run notebook 09").all()
     monkeypatch.setattr(front, "SITUATIONS", {"an impossible limit": dict(hardware="cpu", latency_ms=1e-6)})
     assert front.situations(machine="amd-epyc-2-cores")["take"].tolist() == ["nothing of the study fits"]
+
+
+def test_the_first_question_is_answered_in_words_that_follow_the_figures(tmp_path):
+    assert front.first_question(output=str(tmp_path), machine="nobodys-1-cores").endswith("not measured yet: run 09.")
+    store = results.Store("09_speed_critique", "standard", str(tmp_path))
+    rows = pd.DataFrame({"where": ["eager", "compiled"], "ratio": [3.0, 9.5]})
+    rows = rows.assign(evidence="measured here", macs_ratio=10.6)
+    store.append("verdict", rows)
+    said = front.first_question(output=str(tmp_path))
+    assert "10.6 times fewer" in said and "3.0 times** (eager) to **9.5" in said and "Nowhere does all" in said
+    store.append("verdict", rows.assign(ratio=[3.0, 11.0]))
+    assert "Nowhere" not in front.first_question(output=str(tmp_path)), "one runtime keeps the whole promise"
 
 
 # ------------------------------------------------------------------------------------------------------- the runner

@@ -63,7 +63,8 @@ def blocks(machine: str) -> dict[str, str]:
     """Name -> what belongs between its markers, for one machine's measurements."""
     verdicts = ledger.verdicts(machine=machine)
     ledger_says = f"{tally(verdicts)}\n\n{verdict_table(verdicts)}"
-    return {"answer": pipes(front.situations(machine=machine)), "verdicts": ledger_says}
+    answer = f"{front.first_question(machine=machine)}\n\n{pipes(front.situations(machine=machine))}"
+    return {"answer": answer, "verdicts": ledger_says}
 
 
 def filled(readme: str, parts: Mapping[str, str]) -> str:

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from whichbackbone import chooser
+from whichbackbone import chooser, ledger, results
 
 # What somebody has -> what they would ask chooser.choose. The limits are round numbers, on purpose.
 SITUATIONS: dict[str, dict[str, object]] = {
@@ -31,6 +31,32 @@ def situations(machine: str | None = None, output: str = "") -> pd.DataFrame:
         nothing was measured yet, "take" says so and the rest is empty.
     """
     return pd.DataFrame([_row(have, wish, machine, output) for have, wish in SITUATIONS.items()]).fillna("")
+
+
+def first_question(machine: str | None = None, output: str = "") -> str:
+    """How much of EfficientNet-B0's lead over ResNet-50 in operations arrives as time, in two or three sentences.
+
+    The question that began the study, answered from notebook 09's verdict; arguments as of :func:`situations`.
+    """
+    try:
+        rows = results.latest("09_speed_critique", "verdict", output, machine)
+    except FileNotFoundError:
+        return "Whether fewer operations are less time was not measured yet: run 09."
+    macs = rows.macs_ratio.iloc[0]
+    here, elsewhere = (rows[rows.evidence == kind] for kind in (ledger.HERE, ledger.PRINTED))
+    least, most = here.loc[here.ratio.idxmin()], here.loc[here.ratio.idxmax()]
+    text = (
+        f"EfficientNet-B0 needs **{macs:.1f} times fewer multiply-accumulates** than ResNet-50. On "
+        f"`{rows.attrs['machine']}` it is **{least.ratio:.1f} times** ({least['where']}) to **{most.ratio:.1f} times** "
+        f"({most['where']}) as fast"
+    )
+    if len(elsewhere):
+        text += f", on published machines {elsewhere.ratio.min():.1f} to {elsewhere.ratio.max():.1f} times"
+    short = rows.ratio.max() < macs
+    return f"{text}. " + (
+        "Nowhere does all of the saving arrive: choose the runtime, then measure the two nets you can afford in it."
+        if short else "How much of the saving arrives depends on the runtime: choose it first, then measure in it."
+    )
 
 
 def _row(have: str, wish: dict[str, object], machine: str | None, output: str) -> dict[str, str]:
