@@ -1,12 +1,15 @@
 """What the README quotes is what the files and the ledger say."""
 
+import ast
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+import notebook_files as files
 import pandas as pd
 import pytest
 import readme_tables
-from project import ROOT
+from project import ROOT, notebook
 
 from whichbackbone import ledger
 
@@ -83,3 +86,33 @@ def test_a_page_without_its_markers_or_its_machine_is_refused():
     assert readme_tables.shown_machine(PAGE) == "zen-64-cores"
     with pytest.raises(ValueError, match="on which machine"):
         readme_tables.shown_machine("no machine")
+
+
+# --------------------------------------------------------------------------------------------------------- licences
+
+
+def figures_of_cells(content: files.Notebook) -> set[str]:
+    """Figures of a notebook whose caption carries the licence of the solar cells that they show."""
+    calls = [call for cell in files.code_cells(content) for call in files._calls(cell, "figures", "save")]
+    return {call.args[1].value for call in calls if "ELPV_LICENCE" in ast.unparse(call)}
+
+
+def licence_faults(readme: str, notebooks: Iterable[files.Notebook]) -> set[str]:
+    """Figures of cells that the README's licences do not name, and those that it names for no reason."""
+    part = readme[readme.index("**Figures that show cells**") :]
+    shown = set().union(*map(figures_of_cells, notebooks))
+    return shown ^ set(re.findall(r"`(08_\w+)`", part))
+
+
+def test_the_figures_that_stand_under_the_licence_of_the_cells_are_named():
+    assert licence_faults(README, [files.read(path) for path in (ROOT / "notebooks").glob("*.ipynb")]) == set()
+
+
+def test_a_figure_of_cells_without_its_licence_is_caught():
+    content = notebook(
+        'figures.save(fig, "08_cells", caption=f"a {datasets.ELPV_LICENCE}")',
+        'figures.save(fig, "08_errors", caption="x" + datasets.ELPV_LICENCE)',
+        'figures.save(fig, "08_cost", caption="b")',
+    )  # fmt: skip
+    page = "`08_cost` **Figures that show cells** are `08_cells` and `08_gradcam`."
+    assert licence_faults(page, [content]) == {"08_errors", "08_gradcam"}
