@@ -11,7 +11,7 @@ import pytest
 import readme_tables
 from project import ROOT, notebook
 
-from whichbackbone import ledger
+from whichbackbone import ledger, results
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUOTED = re.compile(r"<!-- begin (\S+\.md) -->\n(.*?)<!-- end \1 -->", re.DOTALL)
@@ -77,6 +77,21 @@ def test_long_lists_of_figures_are_cut_and_the_claims_are_counted():
     assert readme_tables.short("a: 1x; b: 2x; c: 3x; d: 4x") == "a: 1x; b: 2x; and 2 more"
     assert readme_tables.short("a: 1x; b: 2x") == "a: 1x; b: 2x"
     assert readme_tables.tally(VERDICTS) == "Of 2 claims: **1 holds, 1 does not hold**."
+
+
+def test_the_cost_on_a_cluster_is_what_notebook_06_measured(monkeypatch):
+    rows = pd.DataFrame({"what": ["ours", "the paper's: 400 MMACs"], "seconds a net": [4.25, 1e6],
+                         "core-hours": [3.5, 8e5], "hours on 64 cores": [0.055, 13e3]})  # fmt: skip
+    monkeypatch.setattr(results, "latest", lambda *_, **__: rows)
+    said = readme_tables.cluster("zen-64-cores")
+    for part in ("4.2 core-seconds", "3.5 core-hours in all, 3 minutes", "(400 MMACs) would take 800,000"):
+        assert part in said
+
+    def nothing(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(results, "latest", nothing)
+    assert readme_tables.cluster("zen-64-cores").endswith("4. Cost: not measured yet: run 06.")
 
 
 def test_a_page_without_its_markers_or_its_machine_is_refused():

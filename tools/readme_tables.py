@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from whichbackbone import front, ledger
+from whichbackbone import front, ledger, results
 
 ROOT = Path(__file__).resolve().parent.parent
 MACHINE = re.compile(r"measured on `([a-z0-9-]+)`")
@@ -64,7 +64,33 @@ def blocks(machine: str) -> dict[str, str]:
     verdicts = ledger.verdicts(machine=machine)
     ledger_says = f"{tally(verdicts)}\n\n{verdict_table(verdicts)}"
     answer = f"{front.first_question(machine=machine)}\n\n{pipes(front.situations(machine=machine))}"
-    return {"answer": answer, "verdicts": ledger_says}
+    return {"answer": answer, "verdicts": ledger_says, "cluster": cluster(machine)}
+
+
+STEPS = """\
+Notebook [06](notebooks/06_regnet.ipynb#The-paper's-size,-on-a-cluster) samples and trains populations of nets, small
+ones so that two cores are enough. 500 models in each space, as in the paper, run on any Dask cluster:
+
+1. `pip install dask-jobqueue` (Slurm) or `pip install dask-kubernetes`, and this repository where all nodes see it.
+2. Slurm: `cluster = dask_jobqueue.SLURMCluster(cores=1, processes=1, memory="3GiB", walltime="02:00:00")`, then
+   `cluster.scale(64)`. Kubernetes: `cluster = dask_kubernetes.operator.KubeCluster(image=YOUR_IMAGE, n_workers=64)`.
+3. `export DASK_SCHEDULER_ADDRESS=...` with `cluster.scheduler_address`, then run notebook 06 with `nets=500`. What is
+   trained is stored at once, so an interrupted sweep goes on where it stopped."""
+
+
+def cluster(machine: str) -> str:
+    """How to run notebook 06's populations at the paper's size, and what it costs by what 06 measured."""
+    try:
+        rows = results.latest("06_regnet", "cluster", of=machine)
+    except FileNotFoundError:
+        return f"{STEPS}\n4. Cost: not measured yet: run 06."
+    ours, paper = (row for _, row in rows.iloc[:2].iterrows())
+    return (
+        f"{STEPS}\n4. Cost: {ours['seconds a net']:.1f} core-seconds a net, measured on `{machine}`: "
+        f"{ours['core-hours']:.1f} core-hours in all, {ours['hours on 64 cores'] * 60:.0f} minutes on 64 such cores.\n"
+        f"5. The paper's own nets ({paper['what'].split(': ')[-1]}) would take {paper['core-hours']:,.0f} such "
+        "core-hours: bring GPUs."
+    )
 
 
 def filled(readme: str, parts: Mapping[str, str]) -> str:
