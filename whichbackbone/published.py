@@ -1,9 +1,10 @@
 """Figures printed in papers and public benchmarks; each row says where it stands.
 
-The tables are ``data/published_models.csv``, ``published_speed.csv`` and ``published_detection.csv``. Notebooks take a published figure from
-here, never from memory.
+The tables are ``data/published_models.csv``, ``data/published_speed.csv`` and ``data/published_detection.csv``.
+Notebooks take a published figure from here, never from memory.
 """
 
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -45,13 +46,19 @@ def _select(file: str, where: dict[str, object]) -> pd.DataFrame:
     path = DATA / file
     if not path.exists():
         raise FileNotFoundError(f"no {file} in {DATA.name}/: the package needs the repository's data folder beside it")
-    rows = pd.read_csv(path)
+    rows = _read(path, path.stat().st_mtime_ns)
     for column, wanted in where.items():
         if column not in rows:
             raise KeyError(f"{file} has no column {column!r}: it has {', '.join(rows.columns)}")
         values = wanted if isinstance(wanted, list | tuple | set) else [wanted]
         rows = rows[rows[column].isin(list(values))]
     return rows.reset_index(drop=True)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, changed: int) -> pd.DataFrame:
+    """The table, read once as long as the file stays as it is. What callers get are copies of its rows."""
+    return pd.read_csv(path)
 
 
 def one(rows: pd.DataFrame, column: str) -> float:

@@ -99,8 +99,10 @@ def latest(notebook: str, table: str, output: str = "", of: str | None = None) -
     given, then in the repository. Raises ``FileNotFoundError`` that names the notebook to run.
     """
     for root in _roots(output):
-        folders = sorted((root / "data" / "results").glob("*/"), key=lambda f: (f.name != machine.slug(), f.name))
-        for folder in (f for f in folders if of in (None, f.name)):
+        folders = [f for f in sorted((root / "data" / "results").glob("*/")) if of in (None, f.name)]
+        if len(folders) > 1:  # who this machine is takes a second to find out
+            folders.sort(key=lambda f: f.name != machine.slug())
+        for folder in folders:
             path = folder / notebook / f"{table}.csv"
             if path.exists():
                 frame = _newest(_read(path))

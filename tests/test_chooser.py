@@ -1,0 +1,117 @@
+"""The chooser ranks by evidence, says what it rests on, and refuses nonsense in one line."""
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from project import ROOT
+
+from whichbackbone import chooser
+
+
+def test_limits_are_kept_and_what_breaks_them_says_why():
+    ranked = chooser.choose(latency_ms=100, params_m=10)
+    good, bad = ranked[ranked.fits], ranked[~ranked.fits]
+    assert len(good) and good.ms.max() <= 100 and good.params_m.max() <= 10
+    assert (bad.reason != "").all() and bad["rank"].isna().all()
+    assert good.top1.is_monotonic_decreasing and good["rank"].iloc[0] == 1
+    slow = bad[bad.ms > 100]
+    assert slow.reason.str.contains("over|missing|no ").all()
+
+
+def test_every_number_says_what_it_rests_on():
+    here, there = chooser.choose(), chooser.choose(hardware="gpu")
+    assert here.evidence.str.contains("ms measured here").all() and there.evidence.str.contains("ms published").all()
+    unknown = here[here.top1.isna()]
+    assert not unknown.fits.any() and unknown.reason.str.contains("not ranked").all()
+
+
+def test_a_faster_runtime_is_taken_unless_one_is_asked_for():
+    free, eager = chooser.choose(), chooser.choose(runtime="eager")
+    both = free.merge(eager, on=["name", "size"])
+    assert (both.ms_x <= both.ms_y).all() and (both.ms_x < both.ms_y).any()
+    assert eager.how.str.startswith("eager, batch").all()
+
+
+def test_recipe_changes_the_ranking():
+    best, same = chooser.choose(hardware="gpu"), chooser.choose(hardware="gpu", pretrained=False)
+    top = {f.fits.sum(): f.set_index(["name", "size"]).top1 for f in (best, same)}
+    assert len(top) == 2
+    assert best.set_index(["name", "size"]).top1[("efficientnet_b0", 224)] > same.set_index(["name", "size"]).top1[
+        ("efficientnet_b0", 224)]  # fmt: skip
+
+
+def test_nets_that_cannot_be_told_apart_share_a_rank():
+    def ranks(top1, low, high):
+        frame = pd.DataFrame({"top1": top1, "ms": [10.0, 10.2, 20.0], "low_ms": low, "high_ms": high, "fits": True})
+        return chooser._ranks(frame)
+
+    assert ranks([80.0, 79.9, 79.0], [9.0, 9.5, 19.0], [11.0, 11.0, 21.0]) == [1, 1, 3]
+    assert ranks([80.0, 79.0, 78.0], [9.0, 9.5, 19.0], [11.0, 11.0, 21.0]) == [1, 2, 3]  # accuracy tells
+    assert ranks([80.0, 79.9, 79.0], [9.9, 10.1, 19.0], [10.0, 10.3, 21.0]) == [1, 2, 3]  # time tells
+    assert 0.4 < chooser.noise(80) < 0.6
+
+
+def test_the_front_is_what_nothing_beats():
+    assert list(chooser.on_front(pd.Series([2, 3, 4, 5]), pd.Series([1, 3, 2, 5]))) == [True, True, False, True]
+    assert list(chooser.on_front(pd.Series([2, 2, np.nan]), pd.Series([1, 3, 9]))) == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        (dict(task="poetry"), "unknown task 'poetry': choose one of classification, transfer"),
+        (dict(hardware="abacus"), "unknown hardware 'abacus': choose one of cpu, gpu, phone"),
+        (dict(latency_ms=-1), "latency_ms -1"),
+        (dict(latency_ms=0), "latency_ms 0"),
+        (dict(memory_mb=float("nan")), "memory_mb nan"),
+        (dict(params_m=-5), "params_m -5"),
+        (dict(batch=0), "batch 0"),
+        (dict(runtime="steam"), "no time of runtime 'steam' on cpu: choose one of eager"),
+        (dict(runtime="openvino", hardware="gpu"), "no time of runtime 'openvino' on gpu"),
+        (dict(task="transfer", pretrained=False), "training from scratch"),
+        (dict(hardware="phone", batch=2), "on a phone"),
+        (dict(task="detection", hardware="gpu"), "ask for hardware 'cpu'"),
+        (dict(machine="abacus"), "no results of a machine 'abacus'"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(wish, says):
+    with pytest.raises(ValueError) as refused:
+        chooser.choose(**wish)
+    assert says in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_what_was_not_measured_names_the_notebook(tmp_path, monkeypatch):
+    monkeypatch.setattr("whichbackbone.results.REPOSITORY", tmp_path)
+    with pytest.raises(FileNotFoundError, match="run notebook 09_speed_critique"):
+        chooser.choose()
+
+
+def test_nothing_fits_is_an_answer():
+    assert "Nothing fits" in chooser.choose(latency_ms=1e-6).attrs["advice"]
+
+
+def test_it_answers_at_once():
+    chooser.choose()  # the first call opens the tables
+    started = time.process_time()
+    chooser.choose(latency_ms=15)
+    chooser.choose(hardware="gpu")
+    assert time.process_time() - started < 2  # two answers; 0.1 s each on a quiet machine, never minutes
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "whichbackbone", "choose", *arguments]
+    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command():
+    done = command("--hardware", "cpu", "--latency-ms", "100")
+    assert done.returncode == 0 and "Take " in done.stdout and done.stderr == ""
+    done = command("--hardware", "cpu", "--latency-ms", "0.001")
+    assert done.returncode == 1 and "Nothing fits" in done.stdout
+    for wrong in (("--hardware", "abacus"), ("--latency-ms", "fast"), ("--colour", "red")):
+        done = command(*wrong)
+        assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1, done.stderr

@@ -1,0 +1,329 @@
+"""Which backbone? :func:`choose` ranks the nets of the study for a task, a device and its limits, and says why.
+
+Every number carries its evidence: measured here (notebook 09's tables of this machine), published
+(``data/published_*.csv``), or missing. Nothing is estimated: a net whose number is missing is listed, not ranked.
+"""
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+
+from whichbackbone import figures, published, results, runtimes
+
+TASKS = ("classification", "transfer", "detection", "segmentation")
+DENSE = ("detection", "segmentation")  # need feature maps at several strides, of larger images
+HARDWARE = ("cpu", "gpu", "phone")
+VALIDATION_IMAGES = 50_000  # of ImageNet, on which every top-1 here was taken
+
+# What was published for each runtime of a GPU: hardware and precision as the timm benchmark files have them.
+GPU = {
+    "eager": ("NVIDIA RTX 3090 (PyTorch 2.4.0, CUDA 12.4)", "amp, NCHW"),
+    "channels_last": ("NVIDIA RTX 3090 (PyTorch 2.4.0, CUDA 12.4)", "amp, channels_last (NHWC)"),
+    "compile": ("NVIDIA RTX 4090 (PyTorch 2.4.0, CUDA 12.4)", "amp, NCHW, torch.compile (dynamo)"),
+}
+PHONE = "Pixel 1"
+COLUMNS = ["rank", "name", "size", "top1", "ms", "low_ms", "high_ms", "how", "params_m", "memory_mb", "fits", "reason",
+           "evidence"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the net must do, where, and within which limits; None is no limit."""
+
+    task: str
+    hardware: str
+    latency_ms: float | None
+    batch: int
+    memory_mb: float | None
+    params_m: float | None
+    pretrained: bool
+    runtime: str | None
+
+    def __post_init__(self) -> None:
+        """One clear line for each kind of nonsense."""
+        for what, value, known in (("task", self.task, TASKS), ("hardware", self.hardware, HARDWARE)):
+            if value not in known:
+                raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(known)}")
+        for what in ("latency_ms", "memory_mb", "params_m"):
+            value = getattr(self, what)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{what} {value} is a limit that no net can keep: give a number above 0, or none")
+        if self.batch < 1 or self.batch != int(self.batch):
+            raise ValueError(f"batch {self.batch}: give a whole number of images, at least 1")
+        if self.runtime is not None and self.runtime not in self.runtimes():
+            raise ValueError(
+                f"no time of runtime {self.runtime!r} on {self.hardware}: choose one of {', '.join(self.runtimes())}"
+            )
+        if self.task == "transfer" and not self.pretrained:
+            raise ValueError("transfer without pretrained weights is training from scratch: ask for classification")
+        if self.hardware == "phone" and self.batch > 1:
+            raise ValueError(f"batch {self.batch} on a phone: only single images were published; leave batch out")
+        if self.task in DENSE and self.hardware != "cpu":
+            raise ValueError(f"{self.task} is measured on the CPU alone (notebook 10): ask for hardware 'cpu'")
+        if self.task in DENSE and (self.runtime not in (None, "eager") or self.batch > 1):
+            raise ValueError(f"{self.task} is measured in eager mode at batch 1 alone: leave runtime and batch out")
+
+    def runtimes(self) -> tuple[str, ...]:
+        """Runtimes with a time on this hardware."""
+        return {"cpu": runtimes.NAMES, "gpu": tuple(GPU), "phone": ("tf-lite",)}[self.hardware]
+
+
+def choose(
+    task: str = "classification",
+    hardware: str = "cpu",
+    *,
+    latency_ms: float | None = None,
+    batch: int = 1,
+    memory_mb: float | None = None,
+    params_m: float | None = None,
+    pretrained: bool = True,
+    runtime: str | None = None,
+    machine: str | None = None,
+    output: str = "",
+) -> pd.DataFrame:
+    """Rank the nets of the study, the most accurate that fits first.
+
+    Args:
+        task: classification; transfer (fine-tuning on a small data set); detection or segmentation, which need feature
+            maps of larger images.
+        hardware: cpu (measured here), gpu (published, images/s at large batches turned into ms an image), phone
+            (published).
+        latency_ms: longest time of an image; at batch 1 the latency, else the time of a batch over its images.
+        batch: images at a time.
+        memory_mb: most memory (1e6 bytes) of a forward pass at batch 1, weights included.
+        params_m: most parameters, in millions.
+        pretrained: rank by the best published ImageNet-1k weights; otherwise by accuracies of one recipe (100 epochs,
+            RegNet's authors), since you will train it yourself.
+        runtime: one of :data:`whichbackbone.runtimes.NAMES`; None takes the fastest that was timed.
+        machine: whose measurements, a folder of data/results; None is this machine's.
+        output: folder whose results come first.
+
+    Returns:
+        One row a net: rank (those that cannot be told apart share one; nan for what does not fit), name (timm's), size
+        (pixels), top1 (%), ms, low_ms, high_ms (an image; 95 % interval, nan where published), how (it was timed),
+        params_m, memory_mb, fits, reason (in words), evidence (behind top1, ms and memory). ``frame.attrs["advice"]``
+        is one paragraph.
+
+    Raises:
+        ValueError: for an unknown task, hardware, runtime or machine, and for limits that make no sense.
+        FileNotFoundError: when the notebook that measures was not run, naming it.
+    """
+    wish = Wish(task, hardware, latency_ms, batch, memory_mb, params_m, pretrained, runtime)
+    if machine is not None and machine not in results.machines(output):
+        raise ValueError(f"no results of a machine {machine!r}: there are {', '.join(results.machines(output))}")
+    times = {"cpu": _cpu, "gpu": _gpu, "phone": _phone}[hardware](wish, output, machine)
+    known = accuracy(pretrained)
+    if task in DENSE:  # the net sees other sizes there; what it learned, it learned on ImageNet at its own size
+        known = known.drop_duplicates("name").drop(columns="size")
+    frame = times.merge(known, how="left").merge(_sizes(), on="name", how="left")
+    frame = frame.merge(_memory(output, machine), on=["name", "size"], how="left")
+    frame["reason"] = [_reason(row, wish) for row in frame.itertuples()]
+    frame["fits"] = frame.reason == ""
+    frame = frame.sort_values(["fits", "top1", "ms"], ascending=[False, False, True], ignore_index=True)
+    frame["rank"] = _ranks(frame)
+    frame.loc[frame.fits, "reason"] = [_praise(row, frame) for row in frame[frame.fits].itertuples()]
+    frame["evidence"] = [_evidence(row) for row in frame.itertuples()]
+    frame = frame[COLUMNS]
+    frame.attrs["advice"] = _advice(frame, wish, times)
+    return frame
+
+
+def on_front(price: pd.Series, gain: pd.Series) -> pd.Series:
+    """True where no other one costs less or as much and gains more, or costs less and gains as much."""
+    pairs = list(zip(price, gain, strict=True))
+    beaten = [any((p <= x and g > y) or (p < x and g >= y) for p, g in pairs) for x, y in pairs]
+    return ~pd.Series(beaten, index=price.index, dtype=bool) & price.notna() & gain.notna()
+
+
+# ----------------------------------------------------------------------------------------------------------- evidence
+
+
+def _cpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
+    """name, size, ms, low_ms, high_ms of an image, how: measured here, the fastest of the runtimes asked for."""
+    if wish.task in DENSE:
+        return _feature_maps(output, machine)
+    rows = results.latest("09_speed_critique", "latency" if wish.batch == 1 else "throughput", output, machine)
+    rows = rows.assign(runtime=rows.layout.map({"NCHW": "eager", "channels-last": "channels_last"}))
+    if wish.batch == 1:
+        more = results.latest("09_speed_critique", "runtimes", output, machine)
+        more = more[~more.runtime.isin(["eager", "channels_last", "folded"])]
+        rows = pd.concat([rows, more.assign(label=more.model, batch=1)])
+    if wish.runtime:
+        rows = rows[rows.runtime == wish.runtime]
+    best = rows[rows.status == "ok"].sort_values("median_ms").drop_duplicates("label")
+    name = best.label.str.partition("@")
+    return pd.DataFrame({
+        "name": name[0],
+        "size": pd.to_numeric(name[2], errors="coerce").fillna(224).astype(int),
+        **{new: best[old] / best.batch for new, old in _TIMES.items()},
+        "how": best.runtime.map(runtimes.LABELS) + ", batch " + best.batch.astype(str),
+    }).reset_index(drop=True)  # fmt: skip
+
+
+_TIMES = {"ms": "median_ms", "low_ms": "low_ms", "high_ms": "high_ms"}
+
+
+def _feature_maps(output: str, machine: str | None) -> pd.DataFrame:
+    """The same for feature maps at strides 4 to 32 of the smallest size that notebook 10 timed."""
+    rows = results.latest("10_which_backbone", "features", output, machine)
+    rows = rows[(rows.status == "ok") & (rows.pixels > 224)]
+    rows = rows[rows.pixels == rows.pixels.min()]
+    times = {new: rows[old] for new, old in _TIMES.items()}
+    return pd.DataFrame({"name": rows.model, "size": rows.pixels, **times, "how": "feature maps, eager, batch 1"})
+
+
+def _gpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
+    """The same from published images/s."""
+    rows = []
+    for runtime, (hardware, precision) in GPU.items():
+        if wish.runtime in (None, runtime):
+            found = published.speed(hardware=hardware, precision=precision, kind="infer", unit="images/s")
+            rows.append(found.assign(how=f"{hardware.split(' (')[0]}, {precision}, batch as published"))
+    rows = pd.concat(rows).dropna(subset=["timm_name"])
+    rows["ms"] = 1e3 / rows.images_per_s_or_ms
+    best = rows.sort_values("ms").drop_duplicates(["timm_name", "img_size"])
+    return _published_times(best)
+
+
+def _phone(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
+    """The same from published latencies; the newest text where two give one."""
+    rows = published.speed(unit="ms", kind="infer")
+    rows = rows[rows.hardware.str.startswith(PHONE) & rows.precision.eq("float")]
+    rows = rows[~rows.source.str.contains("first arXiv")].dropna(subset=["timm_name", "img_size"])
+    best = rows.assign(ms=rows.images_per_s_or_ms).sort_values("source").drop_duplicates(["timm_name", "img_size"])
+    return _published_times(best.assign(how=best.hardware + ", float"))
+
+
+def _published_times(rows: pd.DataFrame) -> pd.DataFrame:
+    rows = rows[rows.timm_name.map(_known)].reset_index(drop=True)
+    return pd.DataFrame({"name": rows.timm_name, "size": rows.img_size.astype(int), "ms": rows.ms, "how": rows.how,
+                         "low_ms": math.nan, "high_ms": math.nan})  # fmt: skip
+
+
+def _known(name: str) -> bool:
+    try:
+        return bool(figures.family(name))
+    except ValueError:
+        return False
+
+
+def accuracy(pretrained: bool = True) -> pd.DataFrame:
+    """name, size, top1 (%), of: the weights or the recipe behind it; see ``pretrained`` of :func:`choose`."""
+    rows = published.models().dropna(subset=["timm_name", "imagenet_top1", "input_size"])
+    if pretrained:
+        timm = rows[rows.source.eq("timm results files") & rows.top1_weights_note.str.contains("ImageNet-1k only")]
+        paper = rows[~rows.source.str.contains("timm results|torchvision|Radosavovic|pycls")
+                     & ~rows.top1_weights_note.fillna("").str.contains("10-crop|quantised|best single-model")]
+        # What can be downloaded comes first; a phone net that timm has no weights of keeps its paper's figure.
+        rows = pd.concat([timm, paper[~paper.timm_name.isin(timm.timm_name)]])
+    else:
+        rows = rows[rows.source.str.contains("Radosavovic") & ~rows.source_locator.str.contains("Table 7")]
+    rows = rows.sort_values("imagenet_top1", ascending=False).drop_duplicates(["timm_name", "input_size"])
+    of = rows.top1_weights_note.fillna("").str.extract(r"timm tag (\S+?);", expand=False).fillna(rows.source)
+    size = rows.input_size.astype(int)
+    frame = pd.DataFrame({"name": rows.timm_name, "size": size, "top1": rows.imagenet_top1, "of": of})
+    # TensorFlow's weights run in the same net, so they count for our name of it where it has none of its own.
+    alias = frame[frame.name.str.startswith("tf_")].assign(name=lambda f: f.name.str.removeprefix("tf_"))
+    return pd.concat([frame, alias]).drop_duplicates(["name", "size"])
+
+
+def _sizes() -> pd.DataFrame:
+    rows = published.models().dropna(subset=["timm_name", "params_m"])
+    rows = pd.concat([rows[rows.source.eq("timm results files")], rows])
+    names = rows.timm_name.str.removeprefix("tf_")
+    return pd.concat([rows, rows.assign(timm_name=names)]).drop_duplicates("timm_name").rename(
+        columns={"timm_name": "name"})[["name", "params_m"]]
+
+
+def _memory(output: str, machine: str | None) -> pd.DataFrame:
+    """name, size, memory_mb: of one forward pass at batch 1, where notebook 10 counted it."""
+    try:
+        rows = results.latest("10_which_backbone", "memory", output, machine)
+    except FileNotFoundError:
+        return pd.DataFrame({"name": pd.Series(dtype=str), "size": pd.Series(dtype=int), "memory_mb": math.nan})
+    return pd.DataFrame({"name": rows["name"], "size": rows["size"], "memory_mb": rows.forward_mb})
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def _reason(row, wish: Wish) -> str:
+    """Why a net cannot be recommended; "" if nothing speaks against it."""
+    if math.isnan(row.top1):
+        kind = "published accuracy at this size" if wish.pretrained else "accuracy with one recipe"
+        return f"no {kind}: not ranked"
+    limits = {"ms": wish.latency_ms, "M parameters": wish.params_m, "MB": wish.memory_mb}
+    for what, (unit, limit) in zip(("ms", "params_m", "memory_mb"), limits.items(), strict=True):
+        value = getattr(row, what)
+        if limit is not None and math.isnan(value):
+            return f"{what} missing: cannot be promised to stay under {limit:g} {unit}"
+        if limit is not None and value > limit:
+            return f"{value:.3g} {unit}, over {limit:g}"
+    return ""
+
+
+def _ranks(frame: pd.DataFrame) -> list[float]:
+    """1, 2, ...: a net shares the rank of the one before it when neither accuracy nor time tells them apart."""
+    ranks, leader = [], None
+    for place, row in enumerate(frame.itertuples(), start=1):
+        if not row.fits:
+            ranks.append(math.nan)
+            continue
+        tied = leader is not None and leader.top1 - row.top1 <= noise(leader.top1) and _same_time(leader, row)
+        ranks.append(ranks[-1] if tied else float(place))
+        leader = leader if tied else row
+    return ranks
+
+
+def noise(top1: float) -> float:
+    """Points by which two accuracies on ImageNet's validation set may differ by its finite size alone (95 %)."""
+    p = top1 / 100
+    return 196 * math.sqrt(2 * p * (1 - p) / VALIDATION_IMAGES)
+
+
+def _same_time(a, b) -> bool:
+    """Whether the intervals of two times overlap; published times have none, and differ when their figures do."""
+    low_a, high_a, low_b, high_b = (x.ms if math.isnan(bound) else bound
+                                    for x, bound in ((a, a.low_ms), (a, a.high_ms), (b, b.low_ms), (b, b.high_ms)))
+    return low_a <= high_b and low_b <= high_a
+
+
+def _praise(row, frame: pd.DataFrame) -> str:
+    """What speaks for a net that fits."""
+    better = frame[frame.fits & (frame.ms < row.ms) & (frame.top1 >= row.top1)]
+    tied = [name for name, rank in zip(frame.name, frame["rank"], strict=True) if rank == row.rank and name != row.name]
+    words = [f"{better.name.iloc[0]} is faster and no less accurate" if len(better) else "no faster one is as accurate"]
+    if tied:
+        words.append(f"cannot be told apart from {', '.join(tied)}")
+    return "; ".join(words)
+
+
+def _evidence(row) -> str:
+    time = f"ms {'published' if math.isnan(row.low_ms) else 'measured here'} ({row.how})"
+    top1 = "top1 missing" if math.isnan(row.top1) else f"top1 published ({row.of})"
+    return f"{top1}; {time}; memory {'missing' if math.isnan(row.memory_mb) else 'counted, batch 1'}"
+
+
+def _advice(frame: pd.DataFrame, wish: Wish, times: pd.DataFrame) -> str:
+    fits = frame[frame.fits]
+    if fits.empty:
+        fastest = times.loc[times.ms.idxmin()]
+        return (f"Nothing fits. The fastest net with a time here is {fastest['name']}, {fastest.ms:.3g} ms: "
+                "loosen a limit, take another runtime, or other hardware.")
+    first = fits[fits["rank"] == fits["rank"].iloc[0]]
+    names = " or ".join(f"{x.name} at {x.size} px ({x.top1:.1f} %, {x.ms:.3g} ms)" for x in first.itertuples())
+    text = f"Take {names}: the most accurate of {len(fits)} that fit, {len(frame) - len(fits)} do not."
+    if wish.hardware == "cpu" and fits.how.nunique() > 1:
+        text += " Not every net was timed in every runtime: compare like with like by asking for one."
+    if len(first) > 1:
+        text += " These cannot be told apart by what is known."
+    if wish.task == "transfer":
+        text += " ImageNet accuracy stands in for transfer: notebook 08 shows how far it carries on a small data set."
+    if wish.task in DENSE:
+        text += f" Times are of feature maps at {first['size'].iloc[0]} px; accuracy on {wish.task} was not measured."
+    if wish.hardware == "gpu":
+        text += " Times are published throughputs at large batches; latency at batch 1 was not published."
+    return text
+
+
