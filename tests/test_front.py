@@ -1,0 +1,167 @@
+"""The pages around the notebooks agree with them: citation, changelog, teacher's page."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+
+import notebook_files as files
+import pandas as pd
+import pytest
+import yaml
+from project import ROOT, notebook
+
+from whichbackbone import chooser, front, results
+from whichbackbone.exercises import EXERCISES
+
+# ------------------------------------------------------------------------------------------------------- citation
+
+# The keys of a file of Citation File Format 1.2.0, and those that it must have.
+KEYS = set(
+    "abstract authors cff-version commit contact date-released doi identifiers keywords license license-url message "
+    "preferred-citation references repository repository-artifact repository-code title type url version".split()
+)
+REQUIRED = ("cff-version", "message", "title", "authors")
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def citation_faults(text: str, project: dict) -> Iterator[str]:
+    """Where a CITATION.cff is not one, or says other things than pyproject.toml."""
+    try:
+        cff = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        yield f"no YAML: {error}".splitlines()[0]
+        return
+    yield from (f"{key} is missing" for key in REQUIRED if not cff.get(key))
+    yield from (f"{key} is no key of the format" for key in sorted(cff.keys() - KEYS))
+    if cff.get("cff-version") != "1.2.0":
+        yield "cff-version is not 1.2.0"
+    for author in cff.get("authors") or []:
+        if not {"name", "family-names", "given-names", "alias"} & author.keys():
+            yield f"an author without a name: {author}"
+    for key, theirs in (
+        ("version", project["version"]),
+        ("license", project["license"]),
+        ("repository-code", project["urls"]["Repository"]),
+    ):
+        if cff.get(key) != theirs:
+            yield f"{key} is {cff.get(key)!r}, in pyproject.toml {theirs!r}"
+    if not re.fullmatch(r"\d{4}-\d\d-\d\d", str(cff.get("date-released"))):
+        yield "date-released is no date"
+
+
+def test_the_citation_is_whole_and_agrees_with_the_project():
+    assert list(citation_faults((ROOT / "CITATION.cff").read_text(encoding="utf-8"), project())) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("title:", "titel:", "title is missing"),
+        ("authors:\n  - name: ", "authors:\n  - nom: ", "an author without a name"),
+        ("cff-version: 1.2.0", "cff-version: 1.1.0", "cff-version"),
+        ("version: 0", "version: 9", "version is '9"),
+        ("github.com/which-backbone", "github.com/fork", "repository-code is"),
+        ("license: Apache", "license: MIT-Apache", "license is"),
+        ('date-released: "2026', 'date-released: "26', "date-released"),
+        ("message: ", "message: [", "no YAML"),
+    ],
+)
+def test_a_planted_fault_of_the_citation_is_caught(old, new, says):
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert old in text
+    assert any(says in fault for fault in citation_faults(text.replace(old, new, 1), project()))
+
+
+def test_the_changelog_begins_with_this_version_and_its_date():
+    newest = re.search(r"^## (\S+) · (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert newest.groups() == (project()["version"], str(cff["date-released"]))
+
+
+# -------------------------------------------------------------------------------------------------- teacher's page
+
+
+def teaching_faults(text: str) -> Iterator[str]:
+    """Sittings whose minutes are not those announced, and exercises that do not exist."""
+    announced = int(re.search(r"sittings of (\d+) minutes", text)[1])
+    sittings = re.split(r"^## (?=Sitting)", text, flags=re.MULTILINE)[1:]
+    if len(sittings) != 4:
+        yield f"{len(sittings)} sittings, expected 4"
+    for sitting in sittings:
+        title, minutes = sitting.splitlines()[0], sum(map(int, re.findall(r"^\| (\d+) \|", sitting, re.MULTILINE)))
+        if minutes != announced:
+            yield f"{title}: {minutes} minutes, expected {announced}"
+    for name in re.findall(r"`(\d\d_\w+)`", text):
+        if name not in EXERCISES:
+            yield f"no exercise {name}"
+
+
+def test_the_teachers_page_keeps_its_time_and_names_real_exercises():
+    assert list(teaching_faults((ROOT / "docs/teaching.md").read_text(encoding="utf-8"))) == []
+
+
+def test_faults_of_the_teachers_page_are_caught():
+    text = (ROOT / "docs/teaching.md").read_text(encoding="utf-8")
+    late = text.replace("| 25 | *Degradation", "| 35 | *Degradation").replace("`01_intensity`", "`01_intensive`")
+    new = set(teaching_faults(late)) - set(teaching_faults(text))
+    assert new == {"Sitting 2: Why can nets be deep?: 100 minutes, expected 90", "no exercise 01_intensive"}
+
+
+# ------------------------------------------------------------------------------------------------------ what to use
+
+
+def test_every_situation_is_answered_from_the_committed_measurements():
+    table = front.situations(machine="amd-epyc-2-cores")
+    assert list(table["you have"]) == list(front.SITUATIONS) and (table["take"].str.count("`") >= 2).all()
+    here = table["you have"].str.startswith("this CPU")
+    assert table["how sure"].str.contains("time measured").equals(here), "what is said of GPUs and phones is published"
+    assert table["time"].str.contains(r"\(.* to .*\)").equals(here)
+
+
+def test_a_situation_without_measurements_or_without_a_net_says_so(monkeypatch):
+    def nothing(*_, **__):
+        raise FileNotFoundError("no 'latency' measured yet: run notebook 09_speed_critique")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(chooser, "choose", nothing)
+        assert front.situations()["take"].str.contains("run notebook 09").all()
+    monkeypatch.setattr(front, "SITUATIONS", {"an impossible limit": dict(hardware="cpu", latency_ms=1e-6)})
+    assert front.situations(machine="amd-epyc-2-cores")["take"].tolist() == ["nothing of the study fits"]
+
+
+def test_the_first_question_is_answered_in_words_that_follow_the_figures(tmp_path):
+    assert front.first_question(output=str(tmp_path), machine="nobodys-1-cores").endswith("not measured yet: run 09.")
+    store = results.Store("09_speed_critique", "standard", str(tmp_path))
+    rows = pd.DataFrame({"where": ["eager", "compiled"], "ratio": [3.0, 9.5]})
+    rows = rows.assign(evidence="measured here", macs_ratio=10.6)
+    store.append("verdict", rows)
+    said = front.first_question(output=str(tmp_path))
+    assert "10.6 times fewer" in said and "3.0 times** (eager) to **9.5" in said and "Nowhere does all" in said
+    store.append("verdict", rows.assign(ratio=[3.0, 11.0]))
+    assert "Nowhere" not in front.first_question(output=str(tmp_path)), "one runtime keeps the whole promise"
+
+
+# ------------------------------------------------------------------------------------------------------- the runner
+
+
+@pytest.mark.parametrize(
+    ("code", "reads"),
+    [
+        ('results.latest("09_speed_critique", "pairs")', True),
+        ("ledger.verdicts()", True),
+        ('chooser.choose("classification", "cpu")', True),
+        ("results.Store('01_a', profile, output)", False),
+        ("ledger = verdicts()", False),
+    ],
+)
+def test_a_notebook_that_asks_for_what_others_measured_is_known(code, reads):
+    assert files.reads_results(notebook(code)) is reads
+
+
+def test_the_tables_that_a_notebook_writes_are_known():
+    first, second = 'x = store.append("pairs", rows)\nrows.append("no")', 'store.append(name, b)\nstore.append("a", b)'
+    content = notebook(first, second)
+    assert files.declared_tables(content) == ["a", "pairs"]

@@ -1,0 +1,89 @@
+"""What to use, in a few common situations: the first thing that notebook 00 and the README tell."""
+
+import math
+
+import pandas as pd
+
+from whichbackbone import chooser, ledger, results
+
+# What somebody has -> what they would ask chooser.choose. The limits are round numbers, on purpose.
+SITUATIONS: dict[str, dict[str, object]] = {
+    "this CPU, any runtime, 15 ms an image": dict(hardware="cpu", latency_ms=15),
+    "this CPU, any runtime, 60 ms": dict(hardware="cpu", latency_ms=60),
+    "this CPU, PyTorch as it comes (eager), 60 ms": dict(hardware="cpu", latency_ms=60, runtime="eager"),
+    "this CPU, 60 ms, trained from scratch": dict(hardware="cpu", latency_ms=60, pretrained=False),
+    "a phone, 80 ms": dict(hardware="phone", latency_ms=80),
+    "a GPU, large batches, 0.2 ms an image": dict(hardware="gpu", latency_ms=0.2),
+    "a GPU, large batches, 1 ms": dict(hardware="gpu", latency_ms=1),
+}
+
+
+def situations(machine: str | None = None, output: str = "") -> pd.DataFrame:
+    """One row for each of :data:`SITUATIONS`, answered by :func:`whichbackbone.chooser.choose`.
+
+    Args:
+        machine: whose measurements, a folder of data/results; None is this machine's.
+        output: folder whose results come first.
+
+    Returns:
+        "you have", "take" (several where they cannot be told apart), "ImageNet top-1", "time" (with its interval where
+        it was measured), "how sure" (what was measured and what published), "faster still". Where nothing fits, or
+        nothing was measured yet, "take" says so and the rest is empty.
+    """
+    return pd.DataFrame([_row(have, wish, machine, output) for have, wish in SITUATIONS.items()]).fillna("")
+
+
+def first_question(machine: str | None = None, output: str = "") -> str:
+    """How much of EfficientNet-B0's lead over ResNet-50 in operations arrives as time, in two or three sentences.
+
+    The question that began the study, answered from notebook 09's verdict; arguments as of :func:`situations`.
+    """
+    try:
+        rows = results.latest("09_speed_critique", "verdict", output, machine)
+    except FileNotFoundError:
+        return "Whether fewer operations are less time was not measured yet: run 09."
+    macs = rows.macs_ratio.iloc[0]
+    here, elsewhere = (rows[rows.evidence == kind] for kind in (ledger.HERE, ledger.PRINTED))
+    least, most = here.loc[here.ratio.idxmin()], here.loc[here.ratio.idxmax()]
+    text = (
+        f"EfficientNet-B0 needs **{macs:.1f} times fewer multiply-accumulates** than ResNet-50. On "
+        f"`{rows.attrs['machine']}` it is **{least.ratio:.1f} times** ({least['where']}) to **{most.ratio:.1f} times** "
+        f"({most['where']}) as fast"
+    )
+    if len(elsewhere):
+        text += f", on published machines {elsewhere.ratio.min():.1f} to {elsewhere.ratio.max():.1f} times"
+    short = rows.ratio.max() < macs
+    return f"{text}. " + (
+        "Nowhere does all of the saving arrive: choose the runtime, then measure the two nets you can afford in it."
+        if short else "How much of the saving arrives depends on the runtime: choose it first, then measure in it."
+    )
+
+
+def _row(have: str, wish: dict[str, object], machine: str | None, output: str) -> dict[str, str]:
+    try:
+        ranked = chooser.choose(**wish, machine=machine, output=output)
+    except FileNotFoundError as error:
+        return {"you have": have, "take": str(error)}
+    fits = ranked[ranked.fits]
+    if fits.empty:
+        return {"you have": have, "take": "nothing of the study fits"}
+    first = fits[fits["rank"] == fits["rank"].iloc[0]]
+    best, faster = first.iloc[0], fits[fits.ms < first.ms.min()]
+    return {
+        "you have": have,
+        "take": " or ".join(_name(row) for row in first.itertuples()),
+        "ImageNet top-1": f"{best.top1:.1f} %",
+        "time": _time(best),
+        "how sure": f"accuracy published, time {'published' if math.isnan(best.low_ms) else 'measured'}: {best.how}",
+        "faster still": "".join(f"{_name(row)}, {row.top1:.1f} %, {row.ms:.3g} ms" for row in faster[:1].itertuples()),
+    }
+
+
+def _name(row) -> str:
+    return f"`{row.name}`" + ("" if row.size == 224 else f" at {row.size} px")
+
+
+def _time(row: pd.Series) -> str:
+    """Milliseconds an image, with the interval of a measured one."""
+    text = f"{row.ms:.3g} ms"
+    return text if math.isnan(row.low_ms) else f"{text} ({row.low_ms:.3g} to {row.high_ms:.3g})"
