@@ -201,3 +201,26 @@ def test_weights_of_the_splits_sum_to_one_and_of_a_single_one_lie_between(K):
 def test_radix_does_not_change_the_macs_of_the_convolution():
     convs = [cost.layers(resnest.SplitAttention(32, R=R).splits[0], (32, 8, 8)).macs.sum() for R in (1, 2, 4)]
     assert len(set(convs)) == 1
+
+
+@pytest.mark.parametrize(("K", "R"), [(1, 2), (2, 1), (2, 2), (2, 4)])
+def test_split_weights_are_equation_3_with_loops(K, R):
+    c = 3
+    g = torch.randn(2, K * R * c, 1, 1)  # for each group its splits, for each split its channels
+    a = resnest.split_weights(g, K, R)
+    for k in range(K):
+        z = [g[:, (k * R + i) * c : (k * R + i + 1) * c] for i in range(R)]
+        total = sum(z_i.exp() for z_i in z) if R > 1 else 1 + z[0].exp()
+        for i in range(R):
+            assert torch.allclose(a[:, i, k * c : (k + 1) * c], z[i].exp() / total)
+    if K > 1 and R > 1:  # splits read in the order of the convolution's output are other weights
+        assert not torch.allclose(a, resnest.split_weights(g, 1, R))
+
+
+def test_groups_do_not_see_each_other():
+    attention = resnest.SplitAttention(32, K=2, R=1).eval()
+    x = torch.randn(1, 32, 6, 6)
+    changed = x.clone()
+    changed[:, 16:] += 1
+    before, after = attention(x), attention(changed)
+    assert torch.equal(before[:, :16], after[:, :16]) and not torch.allclose(before[:, 16:], after[:, 16:])

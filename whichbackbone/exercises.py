@@ -148,14 +148,14 @@ EXERCISES: dict[str, Exercise] = {
         lambda: {s.w_b // s.g for s in regnet.VARIANTS["regnetx_320"].stages()}, tolerance=0,
         hint="a set of w / g over the four stages, g = 168; list(VARIANTS['regnetx_320'].stages()) shows them"),
     "07_splits": Exercise(
-        lambda: resnest.SplitAttention(64, K=2, R=4).splits[0].groups, tolerance=0,
-        hint="G = K R"),
-    "07_macs": Exercise(
-        lambda: 1, tolerance=0,
-        hint="R times the output channels, in R times the groups"),
-    "07_bigger": Exercise(
-        lambda: _timm_cost("resnest50d").params / _timm_cost("efficientnet_b3").params, tolerance=0.02,
-        hint="count both with cost.total"),
+        lambda: (8, resnest.SplitAttention(64, K=2, R=4).splits[0].weight.shape[1]),
+        hint="G = K R groups share the 64 channels of the input"),
+    "07_gate": Exercise(
+        lambda: sum(_params(resnest.SplitAttention(64).attend[i]) for i in (0, 3)), tolerance=0,
+        hint="64 to w_r = max(32, 64 x 2 / 4), then w_r to 2 x 64, each with a bias for each output"),
+    "07_row": Exercise(
+        lambda: resnest.ResNeStRow(n=(3, 4, 6, 3), R=4, pool_first=True),
+        hint="R s K x d: only R and pool_first differ from the row of resnest50d"),
     "09_bug_1": Exercise(lambda: "warm-up", "what does the first call do that no later one does"),
     "09_bug_2": Exercise(lambda: "train mode", "which call is missing after create_model"),
     "09_bug_3": Exercise(lambda: "no synchronisation", "has the work been done when submit returns"),

@@ -9,12 +9,22 @@ from whichbackbone.models.mobilenet import classifier, round8
 from whichbackbone.models.resnet import Network, Residual, conv, decay, norm_relu, shortcut
 
 
+def split_weights(g: Tensor, K: int, R: int) -> Tensor:
+    """a_i^k(c) of Eq. 3, the weight of each split in each channel, from G(s).
+
+    (N, R w, 1, 1), group-major, to (N, R, w, 1, 1), radix-major. R = 1 has no other split to compete with: its weight
+    is a sigmoid as in squeeze-and-excitation.
+    """
+    N, w = len(g), g.shape[1] // R
+    if R == 1:
+        return g.sigmoid().view(N, 1, w, 1, 1)
+    return g.view(N, K, R, w // K).transpose(1, 2).softmax(1).reshape(N, R, w, 1, 1)
+
+
 class SplitAttention(nn.Module):
     """3x3 convolution into R splits in each of K cardinal groups, and their sum weighted channel by channel.
 
-    Zhang et al. 2020, Eqs. 1 and 2, in the radix-major layout of their appendix: one convolution in K R groups whose
-    output holds split 1 of all groups, then split 2 ... R = 1 has no other split to compete with, and its weight is a
-    sigmoid as in squeeze-and-excitation.
+    Zhang et al. 2020, Eqs. 1 to 3, in the radix-major layout of their appendix: one convolution in K R groups.
     """
 
     def __init__(self, w: int, s: int = 1, K: int = 1, R: int = 2) -> None:
@@ -28,13 +38,8 @@ class SplitAttention(nn.Module):
         )
 
     def weights(self, u: Tensor) -> Tensor:
-        """Splits (N, R, w, H, W) -> a_i^k(c) of Eq. 2, the weight of each split in each channel, (N, R, w, 1, 1)."""
-        N, R, w = u.shape[:3]
-        a = self.attend(u.sum(1).mean((2, 3), keepdim=True))
-        if R == 1:
-            return a.sigmoid().view(N, 1, w, 1, 1)
-        # The dense layers work in cardinal groups, so their output is group-major: (K, R, w / K) to (R, K, w / K).
-        return a.view(N, self.K, R, w // self.K).transpose(1, 2).softmax(1).reshape(N, R, w, 1, 1)
+        """Splits (N, R, w, H, W) -> the weight of each in each channel, (N, R, w, 1, 1)."""
+        return split_weights(self.attend(u.sum(1).mean((2, 3), keepdim=True)), self.K, self.R)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, w, H, W) -> (N, w, H/s, W/s)."""
