@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from math import log
+from random import Random
 
 from torch import nn
 
@@ -28,6 +29,14 @@ class Stage:
     def __post_init__(self) -> None:
         if self.d < 1 or self.g < 1 or self.w_b < 1 or self.w_b % self.g:
             raise InvalidDesign(f"{self}: expected d, w, g of at least 1, and w / b = {self.w_b} divisible by g")
+
+    @classmethod
+    def near(cls, d: int, w: int, b: float, g: int) -> "Stage":
+        """The nearest stage that can be built: g at most w / b, then w / b moved to a multiple of g."""
+        g = min(g, int(w / b))
+        if g < 1:
+            raise InvalidDesign(f"a stage has width {w}, too narrow for b = {b}: expected w >= b and g >= 1")
+        return cls(d=d, w=int(max(1, round(w / b / g)) * g * b), b=b, g=g)
 
     @property
     def w_b(self) -> int:
@@ -91,10 +100,7 @@ class RegNetRow:
     def stages(self) -> Iterator[Stage]:
         """Blocks of one width make a stage, whose width is then moved to a multiple of its group width times b."""
         for w, blocks in groupby(self.widths()):
-            g = min(self.g, int(w / self.b))
-            if g < 1:
-                raise InvalidDesign(f"{self}: a stage has width {w}, too narrow for b = {self.b}")
-            yield Stage(d=len(list(blocks)), w=int(round(w / self.b / g) * g * self.b), b=self.b, g=g)
+            yield Stage.near(len(list(blocks)), w, self.b, self.g)
 
     def anynet(self) -> AnyNetRow:
         """The net of the larger space that these numbers pick."""
@@ -134,3 +140,72 @@ def build(name: str, num_classes: int = 1000, in_chans: int = 3, **options: floa
     if name not in VARIANTS:
         raise ValueError(f"no variant {name!r} in this family: choose one of {', '.join(VARIANTS)}")
     return anynet(VARIANTS[name].anynet(), num_classes, in_chans, **options)
+
+
+STEPS = {
+    "AnyNetX_A": "everything free",
+    "AnyNetX_B": "+ one bottleneck ratio b",
+    "AnyNetX_C": "+ one group width g",
+    "AnyNetX_D": "+ widths never fall",
+    "AnyNetX_E": "+ depths never fall",
+    "RegNetX": "+ widths on a quantised line",
+}  # each space lies inside the one before it
+B, G = (1, 2, 4), (1, 2, 4, 8, 16)  # to choose from
+MOST_D, MOST_W, TINY_STEM = 6, 128, dict(w_stem=8, s_stem=1)
+
+
+def log_uniform(random: Random, low: int, high: int) -> int:
+    """A whole number in low..high; each doubling is equally likely."""
+    return int(low * (high / low + 1 / low) ** random.random())
+
+
+def draw(space: str, random: Random) -> tuple[AnyNetRow, RegNetRow | None]:
+    """A tiny net of a space of ``STEPS``, and the line it comes from if it is a RegNet."""
+    if space == "RegNetX":
+        return draw_line(random)
+    step = list(STEPS).index(space)  # the number of freedoms taken away
+    d, w = ([log_uniform(random, 1, most) for _ in range(4)] for most in (MOST_D, MOST_W // 8))
+    b, g = ([random.choice(choices) for _ in range(4)] for choices in (B, G))
+    b, g = b[:1] * 4 if step >= 1 else b, g[:1] * 4 if step >= 2 else g
+    d, w = sorted(d) if step >= 4 else d, sorted(w) if step >= 3 else w
+    stages = tuple(Stage.near(d_i, 8 * w_i, b_i, g_i) for d_i, w_i, b_i, g_i in zip(d, w, b, g, strict=True))
+    return AnyNetRow(stages, **TINY_STEM), None
+
+
+def draw_line(random: Random) -> tuple[AnyNetRow, RegNetRow]:
+    """A tiny RegNet of four stages: w_m uniform as in the paper, the rest log-uniform."""
+    while True:
+        line = RegNetRow(
+            w_0=8 * log_uniform(random, 1, 4), w_a=4 * 16 ** random.random(), w_m=random.uniform(1.5, 3),
+            d=log_uniform(random, 4, 4 * MOST_D), g=random.choice(G), b=random.choice(B))
+        stages = tuple(line.stages())
+        if len(stages) == 4 and max(s.w for s in stages) <= MOST_W and max(s.d for s in stages) <= MOST_D:
+            return AnyNetRow(stages, **TINY_STEM), line
+
+
+def macs(row: AnyNetRow, size: int, in_chans: int = 1, num_classes: int = 36) -> int:
+    """Multiply-accumulates of one image of size x size, by arithmetic: thousands of draws are thrown away for it."""
+    side = -(-size // row.s_stem)
+    w_in, count = row.w_stem, 9 * side**2 * in_chans * row.w_stem
+    for stage in row.stages:
+        gate = 2 * stage.w_b * round(w_in / 4) + 2 * (stage.d - 1) * stage.w_b * round(stage.w / 4) if row.se else 0
+        half = -(-side // 2)
+        first = side**2 * w_in * stage.w_b + half**2 * w_in * stage.w  # 1x1 before the stride, and the shortcut
+        inner = half**2 * stage.w_b * (9 * stage.g + stage.w)
+        count += first + gate + stage.d * inner + (stage.d - 1) * half**2 * stage.w * stage.w_b
+        w_in, side = stage.w, half
+    return count + w_in * num_classes
+
+
+def sample(
+    space: str, n: int, size: int, low: float, high: float, seed: int
+) -> list[tuple[AnyNetRow, RegNetRow | None]]:
+    """Draw n different nets of a space with low <= MACs <= high at this size; ValueError if there are too few."""
+    random, found = Random(f"{space} {seed}"), {}
+    for _ in range(200_000):
+        row, line = draw(space, random)
+        if low <= macs(row, size) <= high:
+            found.setdefault(row, line)
+            if len(found) == n:
+                return list(found.items())
+    raise ValueError(f"{space}: only {len(found)} of {n} nets have {low:,.0f} to {high:,.0f} MACs at {size} pixels")
