@@ -18,7 +18,7 @@ from whichbackbone.models import regnet
 RESAMPLES = 2000
 TESTED = 2000  # test images
 # Notebook 06's standard profile, and its calibration.
-SETTING = dict(nets=24, size=20, low=0.6e6, high=0.8e6, images=4000, epochs=3, difficulty=0.5)
+SETTING = dict(nets=24, size=20, low=0.5e6, high=0.65e6, images=3200, epochs=3, difficulty=0.5)
 
 
 def experiment(

@@ -76,17 +76,14 @@ def anynet(row: AnyNetRow, num_classes: int = 1000, in_chans: int = 3, drop_path
     return Network(stem, body, nn.Sequential(*classifier(w_in, num_classes)))
 
 
-@dataclass(frozen=True)
-class RegNetRow:
-    """The quantised linear parameterisation (Radosavovic et al. 2020, Eqs. 2-4), and one g and b for all stages."""
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The quantised linear parameterisation (Radosavovic et al. 2020, Eqs. 2-4)."""
 
     w_0: int  # initial width
     w_a: float  # slope: width added by each block
     w_m: float  # factor between the widths of stages
     d: int  # blocks
-    g: int  # group width
-    b: float = 1.0
-    se: bool = False
     q: int = 8  # widths are multiples of it
 
     def widths(self) -> list[int]:
@@ -96,6 +93,15 @@ class RegNetRow:
         u = [self.w_0 + self.w_a * j for j in range(self.d)]  # Eq. 2
         s = [round(log(u_j / self.w_0) / log(self.w_m)) for u_j in u]  # Eq. 3
         return [round(self.w_0 * self.w_m**s_j / self.q) * self.q for s_j in s]  # Eq. 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegNetRow(Line):
+    """A line, with one g and b for all stages."""
+
+    g: int
+    b: float = 1.0
+    se: bool = False
 
     def stages(self) -> Iterator[Stage]:
         """Blocks of one width make a stage, whose width is then moved to a multiple of its group width times b."""
@@ -107,7 +113,7 @@ class RegNetRow:
         return AnyNetRow(tuple(self.stages()), self.se)
 
 
-VARIANTS: dict[str, RegNetRow] = {
+X: dict[str, RegNetRow] = {
     "regnetx_002": RegNetRow(w_0=24, w_a=36.44, w_m=2.49, d=13, g=8),
     "regnetx_004": RegNetRow(w_0=24, w_a=24.48, w_m=2.54, d=22, g=16),
     "regnetx_006": RegNetRow(w_0=48, w_a=36.97, w_m=2.24, d=16, g=24),
@@ -120,6 +126,10 @@ VARIANTS: dict[str, RegNetRow] = {
     "regnetx_120": RegNetRow(w_0=168, w_a=73.36, w_m=2.37, d=19, g=112),
     "regnetx_160": RegNetRow(w_0=216, w_a=55.59, w_m=2.1, d=22, g=128),
     "regnetx_320": RegNetRow(w_0=320, w_a=69.86, w_m=2.0, d=23, g=168),
+}
+
+
+Y: dict[str, RegNetRow] = {
     "regnety_002": RegNetRow(w_0=24, w_a=36.44, w_m=2.49, d=13, g=8, se=True),
     "regnety_004": RegNetRow(w_0=48, w_a=27.89, w_m=2.09, d=16, g=8, se=True),
     "regnety_006": RegNetRow(w_0=48, w_a=32.54, w_m=2.32, d=15, g=16, se=True),
@@ -133,6 +143,7 @@ VARIANTS: dict[str, RegNetRow] = {
     "regnety_160": RegNetRow(w_0=200, w_a=106.23, w_m=2.48, d=18, g=112, se=True),
     "regnety_320": RegNetRow(w_0=232, w_a=115.89, w_m=2.53, d=20, g=232, se=True),
 }
+VARIANTS = X | Y
 
 
 def build(name: str, num_classes: int = 1000, in_chans: int = 3, **options: float) -> Network:
@@ -151,7 +162,7 @@ STEPS = {
     "RegNetX": "+ widths on a quantised line",
 }  # each space lies inside the one before it
 B, G = (1, 2, 4), (1, 2, 4, 8, 16)  # to choose from
-MOST_D, MOST_W, TINY_STEM = 6, 128, dict(w_stem=8, s_stem=1)
+MOST_D, MOST_W, TINY_STEM = 4, 128, dict(w_stem=8, s_stem=1)
 
 
 def log_uniform(random: Random, low: int, high: int) -> int:
