@@ -33,10 +33,9 @@ class Stage:
     @classmethod
     def near(cls, d: int, w: int, b: float, g: int) -> "Stage":
         """The nearest stage that can be built: g at most w / b, then w / b moved to a multiple of g."""
-        g = min(g, int(w / b))
-        if g < 1:
+        if (g := min(g, int(w / b))) < 1:
             raise InvalidDesign(f"a stage has width {w}, too narrow for b = {b}: expected w >= b and g >= 1")
-        return cls(d=d, w=int(max(1, round(w / b / g)) * g * b), b=b, g=g)
+        return cls(d, w=int(round(w / b / g) * g * b), b=b, g=g)
 
     @property
     def w_b(self) -> int:
