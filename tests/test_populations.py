@@ -72,10 +72,10 @@ def test_log_uniform_reaches_both_ends_and_no_further():
 
 
 def test_a_stage_is_moved_to_the_nearest_that_can_be_built():
-    assert regnet.Stage.near(2, 40, b=1, g=16) == regnet.Stage(d=2, w=32, b=1, g=16)
-    assert regnet.Stage.near(1, 8, b=2, g=16) == regnet.Stage(d=1, w=8, b=2, g=4)
+    assert regnet.nearest(2, 40, b=1, g=16) == regnet.Stage(d=2, w=32, b=1, g=16)
+    assert regnet.nearest(1, 8, b=2, g=16) == regnet.Stage(d=1, w=8, b=2, g=4)
     with pytest.raises(regnet.InvalidDesign, match=r"a stage has width 3, too narrow for b = 4: expected w >= b"):
-        regnet.Stage.near(1, 3, b=4, g=1)
+        regnet.nearest(1, 3, b=4, g=1)
 
 
 # Statistics

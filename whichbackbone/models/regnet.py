@@ -27,20 +27,22 @@ class Stage:
     g: int = 1  # channels a group of the 3x3: 1 is depthwise
 
     def __post_init__(self) -> None:
-        if self.d < 1 or self.g < 1 or self.w_b < 1 or self.w_b % self.g:
-            raise InvalidDesign(f"{self}: expected d, w, g of at least 1, and w / b = {self.w_b} divisible by g")
-
-    @classmethod
-    def near(cls, d: int, w: int, b: float, g: int) -> "Stage":
-        """The nearest stage that can be built: g at most w / b, then w / b moved to a multiple of g."""
-        if (g := min(g, int(w / b))) < 1:
-            raise InvalidDesign(f"a stage has width {w}, too narrow for b = {b}: expected w >= b and g >= 1")
-        return cls(d, w=int(round(w / b / g) * g * b), b=b, g=g)
+        if self.d < 1 or self.g < 1 or self.w_b < 1:
+            raise InvalidDesign(f"{self}: expected d, w / b and g of at least 1, found w / b = {self.w_b}")
+        if self.w_b % self.g:
+            raise InvalidDesign(f"{self}: expected w / b divisible by g; {self.w_b} channels give no groups of {self.g}")
 
     @property
     def w_b(self) -> int:
         """Width of the 3x3 convolution."""
         return round(self.w / self.b)
+
+
+def nearest(d: int, w: int, b: float, g: int) -> Stage:
+    """The nearest stage that can be built: g at most w / b, then w / b moved to a multiple of g."""
+    if (g := min(g, int(w / b))) < 1:
+        raise InvalidDesign(f"a stage has width {w}, too narrow for b = {b}: expected w >= b and g >= 1")
+    return Stage(d, w=int(round(w / b / g) * g * b), b=b, g=g)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class RegNetRow(Line):
     def stages(self) -> Iterator[Stage]:
         """Blocks of one width make a stage, whose width is then moved to a multiple of its group width times b."""
         for w, blocks in groupby(self.widths()):
-            yield Stage.near(len(list(blocks)), w, self.b, self.g)
+            yield nearest(len(list(blocks)), w, self.b, self.g)
 
     def anynet(self) -> AnyNetRow:
         """The net of the larger space that these numbers pick."""
@@ -178,7 +180,7 @@ def draw(space: str, random: Random) -> tuple[AnyNetRow, RegNetRow | None]:
     b, g = ([random.choice(choices) for _ in range(4)] for choices in (B, G))
     b, g = b[:1] * 4 if step >= 1 else b, g[:1] * 4 if step >= 2 else g
     d, w = sorted(d) if step >= 4 else d, sorted(w) if step >= 3 else w
-    stages = tuple(Stage.near(d_i, 8 * w_i, b_i, g_i) for d_i, w_i, b_i, g_i in zip(d, w, b, g, strict=True))
+    stages = tuple(nearest(d_i, 8 * w_i, b_i, g_i) for d_i, w_i, b_i, g_i in zip(d, w, b, g, strict=True))
     return AnyNetRow(stages, **TINY_STEM), None
 
 
