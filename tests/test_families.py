@@ -162,7 +162,7 @@ def test_numbers_that_make_no_net_say_which_constraint(numbers, says):
 @pytest.mark.parametrize(
     ("numbers", "says"),
     [
-        (dict(d=1, w=20, g=8), "expected w / b divisible by g; 20 channels give no groups of 8"),
+        (dict(d=1, w=20, g=8), "expected w / b divisible by g: 20 channels, groups of 8"),
         (dict(d=0, w=16, g=8), "expected d, w / b and g of at least 1"),
         (dict(d=1, w=0), "expected d, w / b and g of at least 1, found w / b = 0"),
     ],

@@ -30,7 +30,7 @@ def experiment(
     Another `seed` is another experiment: other nets, other weights, another order of images.
 
     Returns:
-        space, stages, depth, b and g (where all stages share them, else nan), w_m (RegNets only), then the columns of
+        space, stages, depth, b and g (nan where each stage has its own), w_m (RegNets only), then the columns of
         `sweep.run` and `train`.
     """
     drawn = [
@@ -46,14 +46,11 @@ def experiment(
 
 def _design(space: str, row: regnet.AnyNetRow, line: regnet.RegNetRow | None) -> dict[str, object]:
     """A drawn net as a row of a table."""
-
-    def shared(field: str) -> float:
-        values = {getattr(stage, field) for stage in row.stages}
-        return float(values.pop()) if len(values) == 1 else float("nan")
-
     stages = [[s.d, s.w, s.b, s.g] for s in row.stages]
     return dict(
-        space=space, stages=stages, depth=sum(s.d for s in row.stages), b=shared("b"), g=shared("g"),
+        space=space, stages=stages, depth=sum(s.d for s in row.stages),
+        b=float("nan") if space == "AnyNetX_A" else row.stages[0].b,
+        g=float("nan") if space in ("AnyNetX_A", "AnyNetX_B") else max(s.g for s in row.stages),  # narrow stages: less
         w_m=line.w_m if line else float("nan"),
     )  # fmt: skip
 

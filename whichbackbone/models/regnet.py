@@ -30,7 +30,7 @@ class Stage:
         if self.d < 1 or self.g < 1 or self.w_b < 1:
             raise InvalidDesign(f"{self}: expected d, w / b and g of at least 1, found w / b = {self.w_b}")
         if self.w_b % self.g:
-            raise InvalidDesign(f"{self}: expected w / b divisible by g; {self.w_b} channels give no groups of {self.g}")
+            raise InvalidDesign(f"{self}: expected w / b divisible by g: {self.w_b} channels, groups of {self.g}")
 
     @property
     def w_b(self) -> int:
@@ -160,7 +160,7 @@ STEPS = {
     "AnyNetX_C": "+ one group width g",
     "AnyNetX_D": "+ widths never fall",
     "AnyNetX_E": "+ depths never fall",
-    "RegNetX": "+ widths on a quantised line",
+    "RegNetX": "+ widths on a line",
 }  # each space lies inside the one before it
 B, G = (1, 2, 4), (1, 2, 4, 8, 16)  # to choose from
 MOST_D, MOST_W, TINY_STEM = 4, 128, dict(w_stem=8, s_stem=1)
