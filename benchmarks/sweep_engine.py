@@ -44,7 +44,7 @@ def timed(configs: Sequence[dict[str, object]], workers: int) -> dict[str, float
         start = time.perf_counter()
         sweep.run(_nothing, [dict(x=x) for x in range(max(1, workers))], workers=workers, progress=False)
         ready = time.perf_counter()
-        rows = sweep.run(populations.train, configs, folder=folder, workers=workers, progress=False)
+        rows = sweep.run(populations.train, configs, folder=Path(folder) / "runs", workers=workers, progress=False)
         wall = time.perf_counter() - ready
     if not (rows.status == "ok").all():
         raise RuntimeError(f"a run failed: {rows.status[rows.status != 'ok'].iloc[0]}")
