@@ -180,9 +180,16 @@ def test_numbers_that_make_no_net_say_which_constraint(numbers, says):
         list(regnet.RegNetRow(**numbers).stages())
 
 
-@pytest.mark.parametrize("numbers", [dict(d=1, w=20, g=8), dict(d=0, w=16, g=8), dict(d=1, w=0)])
-def test_a_stage_of_width_0_or_broken_groups_is_refused(numbers):
-    with pytest.raises(regnet.InvalidDesign, match="divisible by g"):
+@pytest.mark.parametrize(
+    ("numbers", "says"),
+    [
+        (dict(d=1, w=20, g=8), "expected w / b divisible by g: 20 channels, groups of 8"),
+        (dict(d=0, w=16, g=8), "expected d, w / b and g of at least 1"),
+        (dict(d=1, w=0), "expected d, w / b and g of at least 1, found w / b = 0"),
+    ],
+)
+def test_a_stage_of_width_0_or_broken_groups_says_which_constraint(numbers, says):
+    with pytest.raises(regnet.InvalidDesign, match=says):
         regnet.Stage(**numbers)
 
 

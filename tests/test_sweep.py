@@ -1,8 +1,10 @@
 """A sweep gives the rows of a plain loop, whatever the workers, the order, interruptions and lost workers."""
 
+import inspect
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -198,6 +200,20 @@ def test_a_scheduler_that_does_not_answer(monkeypatch, address):
     with pytest.raises(RuntimeError, match=f"no Dask scheduler answers at DASK_SCHEDULER_ADDRESS={address}"):
         sweep.run(square, [dict(x=1)], patience=1)
     assert time.monotonic() - start < 1 + 2  # with the default of 8 s, within 10
+
+
+def test_an_address_that_takes_the_connection_and_stays_silent(monkeypatch):
+    """Something else listens there, as behind a firewall or a stopped scheduler: no answer, and no hanging."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        with pytest.raises(RuntimeError, match=r"no Dask scheduler answers .* within 1 s: start one"):
+            sweep.run(square, [dict(x=1)], patience=1)
+        assert time.monotonic() - start < 1 + 2
+
+
+def test_the_default_patience_leaves_time_to_say_so_within_10_s():
+    assert inspect.signature(sweep.run).parameters["patience"].default <= 8
 
 
 def test_a_run_that_kills_its_workers_is_a_row():

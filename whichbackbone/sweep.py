@@ -9,6 +9,7 @@ is there, so that a sweep that was interrupted, or is repeated with more configu
 With DASK_SCHEDULER_ADDRESS set, the runs go to the cluster behind that address instead of to this machine.
 """
 
+import asyncio
 import hashlib
 import importlib.metadata
 import inspect
@@ -21,6 +22,7 @@ import textwrap
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -252,6 +254,7 @@ def _client(workers: int, memory: str, resources: dict[str, float], patience: fl
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters becomes a row or an exception
         if address:
             try:
+                _shake_hands(address, patience)
                 client = Client(address, timeout=patience, set_as_default=False)
             except (OSError, ValueError) as error:
                 raise RuntimeError(
@@ -275,6 +278,19 @@ def _client(workers: int, memory: str, resources: dict[str, float], patience: fl
             Client(cluster, set_as_default=False) as client,
         ):
             yield client
+
+
+def _shake_hands(address: str, patience: float) -> None:
+    """Raise OSError if no Dask process answers in time: Client waits for ever where something else listens."""
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    async def shake() -> None:
+        comm = await connect(address, timeout=patience, **Security().get_connection_args("client"))
+        await comm.close()
+
+    with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has an event loop already
+        thread.submit(lambda: asyncio.run(asyncio.wait_for(shake(), patience))).result()
 
 
 class _Store:
