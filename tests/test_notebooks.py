@@ -13,12 +13,6 @@ from project import ROOT, cell, notebook
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 MAX_LINES = 25
-# Cells to split when these notebooks are next executed; nothing else may be longer.
-<<<<<<< HEAD
-LONG = {"04_mnasnet": ("cell [9] has 28",), "06_regnet": ("cell [9] has 33", "cell [10] has 27")}  # fmt: skip
-=======
-LONG = {"04_mnasnet": ("cell [9] has 28",), "07_resnest": ("cell [6] has 32",)}  # fmt: skip
->>>>>>> n06
 MAX_IMAGE = 150_000  # bytes
 MAX_FILE = 1_000_000  # bytes; GitHub fails to show notebooks not much larger
 
@@ -98,8 +92,7 @@ def _faults_of_output(output: dict) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_notebook_has_no_fault(path):
-    known = LONG.get(path.stem, ())
-    assert [f for f in faults(files.read(path), path.stat().st_size) if not f.startswith(known or ("-",))] == []
+    assert list(faults(files.read(path), path.stat().st_size)) == []
 
 
 def test_there_are_notebooks():
