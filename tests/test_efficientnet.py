@@ -8,7 +8,7 @@ import torch
 from operators import operators
 from torch import nn
 
-from whichbackbone import checks, cost, published
+from whichbackbone import checks, cost, exercises, published
 from whichbackbone.models.efficientnet import B0, SCALES, VARIANTS, ConvSame, build, conv_same, efficientnet
 from whichbackbone.models.mobilenet import InvertedResidual, SqueezeExcite
 
@@ -121,6 +121,11 @@ def test_same_pads_each_side_by_its_own_length():
     x = torch.randn(1, 1, 8, 7)
     assert ConvSame(1, 1, 3, 2)(x).shape[-2:] == (4, 4)
     assert type(conv_same(1, 1, 3, 1)) is nn.Conv2d  # stride 1 needs nothing of its own, and costs no more
+
+
+@pytest.mark.parametrize(("k", "size", "rows"), [(3, 224, (0, 1)), (3, 225, (1, 1)), (5, 112, (1, 2)), (5, 15, (2, 2))])
+def test_the_exercise_counts_the_rows_of_zeros(k, size, rows):
+    assert exercises._same_rows(k, 2, size) == rows
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_b0", "tf_efficientnet_b2", "tf_efficientnet_lite0"])

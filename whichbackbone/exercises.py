@@ -85,11 +85,20 @@ def _params(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _b7_over_b0(what: str) -> float:
-    """Factor from B0 to B7, each at its own size, in ``params`` or ``macs``."""
+def _b7_over_b0() -> float:
+    """Factor in MACs from B0 to B7, each at its own size."""
     with torch.device("meta"):
         b7, b0 = (cost.total(efficientnet.build(f"efficientnet_{b}"), efficientnet.SCALES[b][2]) for b in ("b7", "b0"))
-    return getattr(b7, what) / getattr(b0, what)
+    return b7.macs / b0.macs
+
+
+def _same_rows(k: int = 5, s: int = 2, size: int = 112) -> tuple[int, int]:
+    """Rows of zeros above and below that ConvSame adds: a kernel row of ones over an image of ones misses that many."""
+    layer = efficientnet.ConvSame(1, 1, k, s, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    with torch.inference_mode():
+        rows = layer(torch.ones(1, 1, size, size))[0, 0, :, size // 4] / k  # rows that are image and not zeros
+    return k - round(rows[0].item()), k - round(rows[-1].item())
 
 
 EXERCISES: dict[str, Exercise] = {
@@ -129,15 +138,15 @@ EXERCISES: dict[str, Exercise] = {
     "04_width": Exercise(
         lambda: mobilenet.round8(40 * 0.35), tolerance=0,
         hint="40 x 0.35 = 14: the nearest multiple of 8 is 16, unless rounding loses more than 10 %"),
-    "05_budget": Exercise(
-        lambda: 1.2 * 1.1**2 * 1.15**2, tolerance=0.01,
-        hint="alpha x beta^2 x gamma^2, where the constraint asks for about 2"),
+    "05_scaled": Exercise(
+        lambda: mobilenet.Stage(t=6, c=80, n=3, s=2, se=True).scaled(1.1, 1.2),
+        hint="88 is a multiple of 8, and 3.6 blocks are rounded up; t, s, k and the gate stay"),
+    "05_padding": Exercise(
+        _same_rows,
+        hint="56 windows of 5 rows, 2 apart, span 115 rows: three are missing, and the odd one goes below"),
     "05_b7": Exercise(
-        lambda: _b7_over_b0("macs"), tolerance=0.02,
-        hint="count both with cost.total, each at its own size: 600 and 224 pixels"),
-    "05_b7_params": Exercise(
-        lambda: _b7_over_b0("params"), tolerance=0.02,
-        hint="parameters do not see the resolution: count both"),
+        _b7_over_b0, tolerance=0.02,
+        hint="seven doublings by 1.92 give the order; count both with cost.total, at 600 and at 224 pixels"),
     "06_first_stage": Exercise(
         lambda: list(regnet.VARIANTS["regnetx_002"].stages())[0].w, tolerance=0,
         hint="w_0 of regnetx_002 is 24, and s_0 = 0"),
