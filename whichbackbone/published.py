@@ -32,6 +32,15 @@ def speed(**where: object) -> pd.DataFrame:
     return _select("published_speed.csv", where)
 
 
+def detection(**where: object) -> pd.DataFrame:
+    """Detectors on COCO as published, one row per (detector, backbone).
+
+    Columns: detector, backbone, map, map_small, map_medium, map_large (average precision, %), params_m, macs_g,
+    latency_ms, device, source, source_locator. ``where`` as in :func:`models`.
+    """
+    return _select("published_detection.csv", where)
+
+
 def _select(file: str, where: dict[str, object]) -> pd.DataFrame:
     path = DATA / file
     if not path.exists():
