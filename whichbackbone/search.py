@@ -11,8 +11,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import optuna
 import pandas as pd
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # its progress bar asks for ipywidgets, which nothing here needs
+    import optuna
 
 Choices = Mapping[str, Sequence]  # name of a decision -> what there is to choose from
 Architecture = dict[str, object]  # name of a decision -> the choice
