@@ -146,3 +146,13 @@ def test_a_wrong_count_is_caught():
     params, macs, with_norms = counted("resnet18", 224)
     assert agrees(11.69, params, 2) and not agrees(11.70, params, 2)
     assert agrees(1.82, with_norms, 2) and not agrees(1.82, macs, 2), "timm's digits need the norms that fvcore counts"
+
+
+def test_detectors_are_sourced_and_say_what_the_paper_says():
+    rows = published.detection()
+    assert not faults(rows.assign(model=rows.detector))
+    assert not rows.duplicated(["detector", "backbone", "source"]).any()
+    ours, yolo = (rows[rows.backbone.str.startswith(name)].iloc[0] for name in ("MnasNet", "Darknet"))
+    assert ours["map"] > yolo["map"] and ours.map_small < yolo.map_small, "claims.md, entry 3"
+    with pytest.raises(KeyError, match="no column 'colour': it has .*detector"):
+        published.detection(colour="blue")

@@ -28,6 +28,8 @@ B1 = (  # searched without squeeze-and-excitation
     Stage(t=6, c=192, n=4, s=2, k=5),
     Stage(t=6, c=320),
 )
+
+
 A1 = (
     Stage(t=1, c=16),
     Stage(t=6, c=24, n=2, s=2),
@@ -37,6 +39,8 @@ A1 = (
     Stage(t=6, c=160, n=3, s=2, k=5, se=True),
     Stage(t=6, c=320),
 )
+
+
 SMALL = (
     Stage(t=1, c=8),
     Stage(t=3, c=16, s=2),
