@@ -1,9 +1,10 @@
 """Data that needs no download: `glyphs`, drawn here, and `elpv`, photographs of solar cells that a wheel carries.
 
-`glyphs` come from the TrueType faces that matplotlib ships. Capital letters and digits in 21 faces, moved, turned, scaled, cluttered, covered and lost in noise. Small enough to
-train a tiny network in seconds, hard enough (turn `difficulty`) that architectures differ. Some faces appear only in
-the test split, so a test error asks for the shape of a letter, not for the memory of a font. 0 and O are nearly one
-shape in many faces: no network reaches 0 % error, and none should.
+`glyphs` come from the TrueType faces that matplotlib ships: capital letters and digits in 21 faces, moved, turned,
+scaled, cluttered, covered and lost in noise. Small enough to train a tiny network in seconds, hard enough (turn
+`difficulty`) that architectures differ. Some faces appear only in the test split, so a test error asks for the shape of
+a letter, not for the memory of a font. 0 and O are nearly one shape in many faces: no network reaches 0 % error, and
+none should.
 """
 
 import base64
@@ -133,12 +134,12 @@ class Cells:
 
     @cached_property
     def defective(self) -> Tensor:
-        """int64 (N,), 1 where a defect is more likely than not: 1/3 counts as whole, 2/3 as defective."""
+        """Classes: int64 (N,), 1 where a defect is more likely than not: 1/3 counts as whole, 2/3 as defective."""
         return (self.probability > 0.5).long()
 
     @cached_property
     def soft(self) -> Tensor:
-        """float (N, 2), probabilities of whole and defective."""
+        """Probabilities of whole and defective: float (N, 2)."""
         return torch.stack([1 - self.probability, self.probability], 1)
 
     @cached_property
@@ -200,8 +201,8 @@ def _elpv_labels(file: Path, repair: str) -> list[tuple[str, float, str]]:
             if abs(probability - float(text)) > 0.01 or kind not in ELPV_TYPES:
                 raise ValueError
         except ValueError:
-            raise DataError(f"line {number} of labels.csv of {ELPV_WHEEL} is {' '.join(fields)!r}, expected an image, a "
-                            f"probability (0, 1/3, 2/3 or 1) and mono or poly: {repair}") from None
+            raise DataError(f"line {number} of labels.csv of {ELPV_WHEEL} is {' '.join(fields)!r}, expected an image, "
+                            f"a probability (0, 1/3, 2/3 or 1) and mono or poly: {repair}") from None
         if name in known:
             raise DataError(f"labels.csv of {ELPV_WHEEL} lists {name} in lines {known[name]} and {number}: {repair}")
         known[name] = number

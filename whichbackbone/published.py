@@ -1,6 +1,7 @@
 """Figures printed in papers and public benchmarks; each row says where it stands.
 
-The tables are ``data/published_models.csv`` and ``data/published_speed.csv``. Notebooks take a published figure from
+The tables are ``data/published_models.csv``, ``published_speed.csv`` and ``published_transfer.csv`` beside it. Notebooks
+take a published figure from
 here, never from memory.
 """
 
@@ -30,6 +31,16 @@ def speed(**where: object) -> pd.DataFrame:
     ``unit``), unit, kind (infer or train), source, source_locator. ``where`` as in :func:`models`.
     """
     return _select("published_speed.csv", where)
+
+
+def transfer(**where: object) -> pd.DataFrame:
+    """Accuracy on the ELPV solar cells as published, one row per (method, source).
+
+    Columns: method, accuracy (%), classes, trained_on (cells; empty if not read), protocol, comparable (yes, partly or
+    no: with a stratified 75/25 split into two classes at a probability of 1/2), why, source, source_locator. ``where``
+    as in :func:`models`.
+    """
+    return _select("published_transfer.csv", where)
 
 
 def _select(file: str, where: dict[str, object]) -> pd.DataFrame:

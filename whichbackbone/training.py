@@ -48,9 +48,9 @@ def fit(
     """Train `model` in place and return its history, one row per epoch.
 
     SGD, Nesterov momentum 0.9 (or AdamW); the learning rate rises to `lr` over the first 30 % of the steps, then falls
-    along a cosine to nothing. Only parameters that require a gradient are trained. `seed` orders the images and drives dropout;
-    the starting weights are the caller's: build the model after `torch.manual_seed`. Repeats bit by bit on one machine
-    with one thread.
+    along a cosine to nothing. Only parameters that require a gradient are trained. `seed` orders the images and drives
+    dropout; the starting weights are the caller's: build the model after `torch.manual_seed`. Repeats bit by bit on one
+    machine with one thread.
 
     Args:
         model: takes (B, C, H, W) float images (see `batch_of`), gives (B, K) logits.

@@ -92,8 +92,8 @@ def _enough(cells: Cells, among: np.ndarray, kinds: int, share: float) -> None:
     names, counts = np.unique(cells.strata[among], return_counts=True)
     part = int(min(share, 1 - share) * len(among))
     if part < kinds or counts.min() < 2:
-        raise ValueError(f"{share:.1%} of {len(among)} cells cannot be stratified: expected at least one cell for each of "
-                         f"{kinds} combinations of class and type in both parts, and two of each in all ("
+        raise ValueError(f"{share:.1%} of {len(among)} cells cannot be stratified: expected at least one cell for each "
+                         f"of {kinds} combinations of class and type in both parts, and two of each in all ("
                          f"{names[counts.argmin()]!r} has {counts.min()}); take a larger share")
 
 
@@ -101,13 +101,13 @@ def _enough(cells: Cells, among: np.ndarray, kinds: int, share: float) -> None:
 
 
 def pretrained(name: str) -> tuple[Network, weights.Weights]:
-    """Our build of this timm name with its ImageNet weights, and where they came from. WeightsError if there are none."""
+    """Our build of this timm name with its ImageNet weights, and their source. WeightsError if there are none."""
     found = weights.load(name)
     return found.into(checks.build(name), classifier=found.holds == "classifier").eval(), found
 
 
 class Grey(nn.Module):
-    """A grey image in [-1, 1], as `training.batch_of` gives it, for a net trained on colour: (N, 1, H, W) -> (N, 3, H, W).
+    """Grey images in [-1, 1], as `training.batch_of` gives them, for a net trained on colour.
 
     The one channel becomes three, each with the mean and the standard deviation (of 0..1) that the weights expect.
     """
@@ -247,7 +247,7 @@ GRID = {"probe": (1e-4, 1e-3, 1e-2, 1e-1), "svm": (0.3, 1.0, 3.0, 10.0), "knn": 
 
 
 def head(kind: str, setting: float) -> BaseEstimator:
-    """What is put on fixed features: "probe" (logistic regression, setting C), "svm" (RBF kernel, C), "knn" (cosine, k).
+    """What is put on fixed features: "probe" (logistic regression, C), "svm" (RBF kernel, C) or "knn" (cosine, k).
 
     The probabilities of the SVM are calibrated on parts of the training set that it was not fitted to.
     """
