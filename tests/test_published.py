@@ -146,3 +146,10 @@ def test_a_wrong_count_is_caught():
     params, macs, with_norms = counted("resnet18", 224)
     assert agrees(11.69, params, 2) and not agrees(11.70, params, 2)
     assert agrees(1.82, with_norms, 2) and not agrees(1.82, macs, 2), "timm's digits need the norms that fvcore counts"
+
+
+def test_transfer_rows_say_whether_they_compare():
+    rows = published.transfer()
+    assert set(rows.comparable) == {"yes", "partly", "no"} and rows.why.str.len().gt(5).all()
+    assert published.transfer(comparable="yes").accuracy.tolist() == [88.42, 82.44]
+    assert not faults(rows.assign(model=rows.method))

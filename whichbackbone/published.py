@@ -1,8 +1,7 @@
 """Figures printed in papers and public benchmarks; each row says where it stands.
 
-The tables are ``data/published_models.csv``, ``published_speed.csv`` and ``published_transfer.csv`` beside it. Notebooks
-take a published figure from
-here, never from memory.
+The tables are ``data/published_models.csv``, ``published_speed.csv`` and ``published_transfer.csv`` beside it.
+Notebooks take a published figure from here, never from memory.
 """
 
 from pathlib import Path
