@@ -130,7 +130,8 @@ class Cells:
 
     def __getitem__(self, index: slice | Tensor | np.ndarray) -> "Cells":
         """The cells of a slice or of an index, in that order."""
-        return Cells(self.images[index], self.probability[index], self.kind[index], self.names[index])
+        plain = index if isinstance(index, slice) else np.asarray(index)  # numpy takes a tensor of one for a number
+        return Cells(self.images[index], self.probability[index], self.kind[plain], self.names[plain])
 
     @cached_property
     def defective(self) -> Tensor:
