@@ -1,5 +1,6 @@
 """Splits keep their proportions, activations are those of the net, scores are right by hand, runs repeat."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from whichbackbone import transfer, weights
+from whichbackbone import checks, transfer, weights
 from whichbackbone.datasets import Cells
 from whichbackbone.models import mobilenet
 
@@ -26,10 +27,9 @@ def some_cells(n: int = 96, size: int = 32) -> Cells:
 @pytest.fixture
 def tiny(tmp_path, monkeypatch) -> str:
     """A small net that stands for a pretrained one, and a cache of its own."""
-    torch.manual_seed(0)
-    net = mobilenet.mobilenet_v2(mobilenet.V2Row(width=0.25)).eval()
+    net = checks.randomise(mobilenet.mobilenet_v2(mobilenet.V2Row(width=0.25)))
     found = SimpleNamespace(sha256="0" * 64, preprocessing=weights.Preprocessing())
-    monkeypatch.setattr(transfer, "pretrained", lambda name: (net, found))
+    monkeypatch.setattr(transfer, "pretrained", lambda name: (copy.deepcopy(net), found))
     monkeypatch.setenv("WHICHBACKBONE_CACHE", str(tmp_path))
     return "tiny"
 
@@ -75,6 +75,19 @@ def test_activations_are_those_of_the_net_for_every_flip_and_are_kept(tiny, monk
     assert transfer.activations(tiny, 2, 32, cells, flips=4) == file
 
 
+def test_what_does_not_fit_in_16_bits_is_refused():
+    with pytest.raises(OverflowError, match="do not fit in float16"):
+        transfer.run_once(Loud(), torch.full((4, 1, 8, 8), 255, dtype=torch.uint8), batch=4)
+
+
+class Loud(nn.Module):
+    """Values beyond 16 bits."""
+
+    def forward(self, x):
+        """(N, C, H, W) -> the same."""
+        return x * 1e6
+
+
 def test_other_images_do_not_get_the_kept_activations(tiny):
     cells = some_cells(20)
     other = Cells(cells.images.flip(0).clamp(1), cells.probability, cells.kind, cells.names)
@@ -99,13 +112,13 @@ def test_a_run_repeats_learns_and_differs_with_the_seed(tiny):
     split = transfer.split(cells, 0)
 
     def run(seed, **how):
-        how = dict(epochs=6, lr=3e-3, batch=16, optimizer="adamw", freeze_norms=True) | how
-        return transfer.fit_rest(tiny, 5, 32, cells, split, seed=seed, watch=True, **how)
+        how = dict(epochs=4, lr=3e-3, batch=16, optimizer="adamw", freeze_norms=True) | how
+        return transfer.fit_rest(tiny, 6, 32, cells, split, seed=seed, watch=True, flips=2, **how)
 
     a, b, c = run(0), run(0), run(1)
     assert a["p"] == b["p"] != c["p"] and a["cell"] == split.test.tolist()
-    right = np.mean((np.array(a["p"]) > 0.5) == cells.defective.numpy()[split.test])
-    assert right > 0.8 and len(a["test_accuracy"]) == 6 and a["step_bytes"] > 0
+    auc = transfer.scores(np.array(a["p"]), cells.defective.numpy()[split.test])["roc_auc"]
+    assert auc > 0.7 and len(a["test_accuracy"]) == 4 and a["step_bytes"] > 0
     head = run(0, only_head=True, epochs=1)
     assert head["trained"] == 1280 * 2 + 2 < a["trained"]
 
@@ -147,7 +160,7 @@ def test_the_paired_test_sees_a_difference_and_none_where_there_is_none():
 def test_heads_learn_and_choose(kind):
     rng = np.random.default_rng(0)
     y = np.arange(90) % 2
-    x = rng.normal(size=(90, 6)) + 2 * y[:, None]
+    x = rng.normal(size=(90, 6)) + 4 * y[:, None] - 2
     setting = transfer.choose(kind, x, y)
     assert setting in transfer.GRID[kind]
     cells = some_cells(90)

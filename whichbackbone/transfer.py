@@ -158,17 +158,24 @@ def flipped(images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def run_once(model: nn.Module, images: Tensor, flips: int = 1, threads: int = 1, batch: int = 16) -> np.ndarray:
-    """Output float16 (flips N, ...) of a model for uint8 images, by OpenVINO: the first ``flips`` of FLIPS, in turn."""
+    """Output (flips N, ...) of a model for uint8 images, by OpenVINO: the first ``flips`` of FLIPS, in turn.
+
+    Maps are kept as float16, vectors as float32. OverflowError where a value is too large for that.
+    """
     example = torch.rand(batch, *images.shape[1:]) * 2 - 1
     ready = runtimes.prepare(model, example, "openvino", threads)  # runs on whatever stands in `example`
     shape = model(example[:1]).shape[1:]
-    given = np.empty((flips * len(images), *shape), np.float16)
+    given = np.empty((flips * len(images), *shape), np.float16 if len(shape) > 1 else np.float32)
     for f, dims in enumerate(FLIPS[:flips]):
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
             example[: len(part)] = (part.flip(dims) if dims else part).float() / 127.5 - 1
             first = f * len(images) + start
-            given[first : first + len(part)] = np.asarray(ready.run())[: len(part)]
+            output = np.asarray(ready.run())[: len(part)]
+            if not np.abs(output).max() <= np.finfo(given.dtype).max:
+                raise OverflowError(f"activations up to {np.abs(output).max():.3g} do not fit in {given.dtype}: "
+                                    "take those of another stage")
+            given[first : first + len(part)] = output
     return given
 
 
@@ -176,8 +183,8 @@ def activations(name: str, stages: int, size: int, cells: Cells, flips: int = 1,
     """File of the activations after ``stages`` stages of a pretrained net, computed at the first call.
 
     ``stages=-1`` means pooled features: the whole net up to its classifier. The file is a .npy, float16
-    (flips N, C, h, w) or (flips N, C), to be read with `read`, whose pages all processes share. WeightsError if the
-    weights are not to be had; OSError names the file if the disk is full.
+    (flips N, C, h, w) or float32 (flips N, C), to be read with `read`, whose pages all processes share.
+    WeightsError if the weights are not to be had; OSError names the file if the disk is full.
     """
     net, found = pretrained(name)
     file = cache_folder() / f"elpv-{name}-{stages}-{size}px-{flips}-{found.sha256[:8]}-{_fingerprint(cells)}.npy"
