@@ -119,7 +119,8 @@ class Grey(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, H, W) -> (N, 3, H, W)."""
-        return ((x + 1) / 2 - self.mean) / self.std
+        colour = torch.cat([x, x, x], 1)  # before the arithmetic: OpenVINO fails to fold a factor that broadcasts
+        return ((colour + 1) / 2 - self.mean) / self.std
 
 
 def whole(name: str, classes: int = 2, seed: int = 0) -> nn.Sequential:
