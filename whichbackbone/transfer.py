@@ -190,9 +190,17 @@ def activations(name: str, stages: int, size: int, cells: Cells, flips: int = 1,
     net, found = pretrained(name)
     file = cache_folder() / f"elpv-{name}-{stages}-{size}px-{flips}-{found.sha256[:8]}-{_fingerprint(cells)}.npy"
     if not file.exists():
+        start = time.perf_counter()
         body = trunk(net, stages, found.preprocessing)
         _save(file, run_once(body, resized(cells.images, size), flips, threads or os.cpu_count() or 1))
+        file.with_suffix(".seconds").write_text(f"{time.perf_counter() - start}\n")
     return file
+
+
+def spent(file: Path) -> float:
+    """Seconds that computing a file of `activations` took, whenever that was; nan if it was not noted."""
+    note = file.with_suffix(".seconds")
+    return float(note.read_text()) if note.exists() else float("nan")
 
 
 def read(file: Path) -> Tensor:
