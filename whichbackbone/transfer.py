@@ -284,7 +284,8 @@ def choose(kind: str, x: np.ndarray, y: np.ndarray) -> float:
             p = cross_val_predict(head(kind, setting), x, y, cv=3, method="predict_proba")
         return metrics.log_loss(y, np.clip(p, 1e-3, 1 - 1e-3))
 
-    return min(GRID[kind], key=loss)
+    settings = [s for s in GRID[kind] if kind != "knn" or s <= len(x) // 2]  # no more neighbours than there are cells
+    return min(settings, key=loss)
 
 
 def hogs(images: Tensor, pixels: int = 16) -> np.ndarray:
