@@ -268,7 +268,7 @@ def head(kind: str, setting: float) -> BaseEstimator:
     The probabilities of the SVM are calibrated on parts of the training set that it was not fitted to.
     """
     if kind == "probe":
-        return make_pipeline(StandardScaler(), LogisticRegression(C=setting, max_iter=300))
+        return make_pipeline(StandardScaler(), LogisticRegression(C=setting, max_iter=2000))
     if kind == "svm":
         return make_pipeline(StandardScaler(), CalibratedClassifierCV(SVC(C=setting), cv=3, ensemble=False))
     if kind == "knn":
