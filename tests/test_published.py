@@ -156,3 +156,10 @@ def test_detectors_are_sourced_and_say_what_the_paper_says():
     assert ours["map"] > yolo["map"] and ours.map_small < yolo.map_small, "claims.md, entry 3"
     with pytest.raises(KeyError, match="no column 'colour': it has .*detector"):
         published.detection(colour="blue")
+
+
+def test_transfer_rows_say_whether_they_compare():
+    rows = published.transfer()
+    assert set(rows.comparable) == {"yes", "partly", "no"} and rows.why.str.len().gt(5).all()
+    assert published.transfer(comparable="yes").accuracy.tolist() == [88.42, 82.44]
+    assert not faults(rows.assign(model=rows.method))

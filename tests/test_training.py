@@ -111,3 +111,73 @@ def test_gradient_norms_by_hand():
         by_hand = (residual.T @ features / len(y)).norm().item()
     assert math.isclose(norms.gradient[1], by_hand, rel_tol=1e-5)
     assert math.isclose(norms.weight[1], model[-1].weight.norm().item(), rel_tol=1e-6)
+
+
+def test_copies_take_one_version_of_each_image(monkeypatch):
+    seen = []
+    monkeypatch.setattr(training, "batch_of", lambda model, data: seen.append(data.images[:, 0, 0, 0]) or (
+        data.images.float() / 255, data.labels))
+    n = 64
+    images = (torch.arange(2 * n) % 256).byte().view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    data = Images(images, torch.arange(2 * n) % 2)
+    training.fit(net(), data, epochs=1, batch=16, copies=2, watched=0)
+    drawn = torch.cat(seen).long()
+    assert sorted((drawn % n).tolist()) == list(range(n)) and (drawn >= n).any() and (drawn < n).any()
+
+
+def test_frozen_norms_keep_their_statistics_and_others_drift():
+    def drift(frozen):
+        model = net()
+        before = model[1].running_mean.clone()
+        training.fit(model, blobs(128), epochs=1, batch=64, freeze_norms=frozen)
+        return (model[1].running_mean - before).abs().max().item()
+
+    assert drift(True) == 0 and drift(False) > 0.01
+
+
+def test_rates_slow_and_freeze_what_they_name():
+    def moved(rates):
+        model = net()
+        before = [p.detach().clone() for p in (model[0].weight, model[5].weight)]
+        training.fit(model, blobs(128), epochs=1, batch=64, rates=rates, weight_decay=0, optimizer="adamw", lr=1e-3)
+        after = (model[0].weight, model[5].weight)
+        return [(a - b).abs().mean().item() for a, b in zip(after, before, strict=True)]
+
+    slow, usual, frozen = moved({"0": 0.1}), moved({}), moved({"0": 0})
+    assert slow[0] < 0.3 * usual[0] and frozen[0] == 0 and slow[1] == pytest.approx(usual[1], rel=0.5)
+    with pytest.raises(ValueError, match="rates for 7, but no parameter's name begins so"):
+        moved({"7": 0.1})
+    with pytest.raises(ValueError, match="choose sgd or adamw"):
+        training.fit(net(), blobs(128), epochs=1, batch=64, optimizer="lion")
+
+
+def test_the_average_lies_behind_and_is_what_the_model_holds():
+    plain, slow = net(), net()
+    training.fit(plain, blobs(256), epochs=2, batch=64)
+    history = training.fit(slow, blobs(256), blobs(64, 1), epochs=2, batch=64, average=0.99)
+    start = net()[5].weight
+    assert (slow[5].weight - start).norm() < 0.5 * (plain[5].weight - start).norm()
+    assert training.error(slow, blobs(64, 1)) == history.test_error.iloc[-1]
+
+
+class Hungry(nn.Module):
+    """Has memory for a few images only."""
+
+    def __init__(self, room: int, says: str = "DefaultCPUAllocator: can't allocate memory"):
+        super().__init__()
+        self.layer, self.room, self.says = nn.Linear(64, 2), room, says
+
+    def forward(self, x):
+        """(N, 1, 8, 8) -> (N, 2)."""
+        if len(x) > self.room:
+            raise RuntimeError(self.says)
+        return self.layer(x.flatten(1))
+
+
+def test_out_of_memory_says_the_batch_that_fits():
+    with pytest.raises(training.OutOfMemory, match="batch 64 does not fit in memory, 16 does: say batch=16"):
+        training.fit(Hungry(20), blobs(128), epochs=1, batch=64)
+    with pytest.raises(training.OutOfMemory, match="nor does any smaller one"):
+        training.fit(Hungry(0), blobs(128), epochs=1, batch=64)
+    with pytest.raises(RuntimeError, match="shapes"):
+        training.fit(Hungry(0, "shapes"), blobs(128), epochs=1, batch=64)

@@ -1,24 +1,29 @@
-"""Data that needs no download: `glyphs`, drawn here from the TrueType faces that matplotlib ships.
+"""Data that needs no download: `glyphs`, drawn here, and `elpv`, photographs of solar cells that a wheel carries.
 
-Capital letters and digits in 21 faces, moved, turned, scaled, cluttered, covered and lost in noise. Small enough to
-train a tiny network in seconds, hard enough (turn `difficulty`) that architectures differ. Some faces appear only in
-the test split, so a test error asks for the shape of a letter, not for the memory of a font. 0 and O are nearly one
-shape in many faces: no network reaches 0 % error, and none should.
+`glyphs` come from the TrueType faces that matplotlib ships: capital letters and digits in 21 faces, moved, turned,
+scaled, cluttered, covered and lost in noise. Small enough to train a tiny network in seconds, hard enough (turn
+`difficulty`) that architectures differ. Some faces appear only in the test split, so a test error asks for the shape of
+a letter, not for the memory of a font. 0 and O are nearly one shape in many faces: no network reaches 0 % error, and
+none should.
 """
 
+import base64
 import hashlib
+import io
 import json
 import os
 import tempfile
 import warnings
 import zipfile
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 CLASSES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
@@ -89,6 +94,134 @@ def glyphs(split: str, n: int, size: int = 32, difficulty: float = 0.5, seed: in
         found = _draw(split, n, size, float(difficulty), seed)
         _write(file, *found)
     return Images(*map(torch.from_numpy, found))
+
+
+ELPV_WHEEL = "elpv-dataset"
+ELPV_VERSION = "1.0.0.post1"
+ELPV_FOLDER = "elpv_dataset/data"
+ELPV_PIXELS = 300
+ELPV_PROBABILITIES = (0.0, 1 / 3, 2 / 3, 1.0)
+ELPV_TYPES = ("mono", "poly")
+ELPV_LICENCE = "ELPV data set (Buerhop-Lutz et al. 2018, Deitsch et al. 2019, 2021), CC BY-NC-SA 4.0"
+
+
+class DataError(RuntimeError):
+    """A data set is missing, damaged, or not what it should be."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Solar cells, photographed by the light that they give off under current (electroluminescence).
+
+    Attributes:
+        images: uint8 (N, 1, 300, 300), bright where the cell works.
+        probability: float (N,), how sure the experts are of a defect: 0, 1/3, 2/3 or 1.
+        kind: (N,) of str, "mono" or "poly": one crystal or many.
+        names: (N,) of str, file names.
+    """
+
+    images: Tensor
+    probability: Tensor
+    kind: np.ndarray
+    names: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.probability)
+
+    def __getitem__(self, index: slice | Tensor | np.ndarray) -> "Cells":
+        """The cells of a slice or of an index, in that order."""
+        plain = index if isinstance(index, slice) else np.asarray(index)  # numpy takes a tensor of one for a number
+        return Cells(self.images[index], self.probability[index], self.kind[plain], self.names[plain])
+
+    @cached_property
+    def defective(self) -> Tensor:
+        """Classes: int64 (N,), 1 where a defect is more likely than not: 1/3 counts as whole, 2/3 as defective."""
+        return (self.probability > 0.5).long()
+
+    @cached_property
+    def soft(self) -> Tensor:
+        """Probabilities of whole and defective: float (N, 2)."""
+        return torch.stack([1 - self.probability, self.probability], 1)
+
+    @cached_property
+    def strata(self) -> np.ndarray:
+        """(N,) of str, class and type together, such as "1 mono": what a stratified split keeps in proportion."""
+        return np.array([f"{c} {k}" for c, k in zip(self.defective.tolist(), self.kind, strict=True)])
+
+
+def elpv(limit: int | None = None) -> Cells:
+    """The 2,624 solar cells of the ELPV benchmark, from the installed wheel, which is found and never imported.
+
+    Args:
+        limit: take about this many cells, evenly spread over the list (for a trial run).
+
+    Raises:
+        DataError: if the wheel or an image is missing, an image is damaged (its bytes are not those the wheel's RECORD
+            lists, or it is no grey image of 300 x 300), or labels and images do not match. It says what to do.
+    """
+    try:
+        wheel = metadata.distribution(ELPV_WHEEL)
+    except metadata.PackageNotFoundError:
+        raise DataError(f"no ELPV data here: pip install --no-deps {ELPV_WHEEL}=={ELPV_VERSION} (90 MB)") from None
+    repair = f"pip install --force-reinstall --no-deps {ELPV_WHEEL}=={ELPV_VERSION}"
+    folder = Path(wheel.locate_file(ELPV_FOLDER))
+    rows = _elpv_labels(folder / "labels.csv", repair)
+    listed, there = {name for name, *_ in rows}, {f"images/{path.name}" for path in (folder / "images").glob("*.png")}
+    if missing := sorted(listed - there):
+        raise DataError(f"labels.csv of {ELPV_WHEEL} lists {len(missing)} images that are missing, the first is "
+                        f"{missing[0]}: {repair}")
+    if extra := sorted(there - listed):
+        raise DataError(f"{len(extra)} images of {ELPV_WHEEL} have no row in labels.csv, the first is {extra[0]}: "
+                        f"{repair}")
+    if limit is not None:
+        if limit < 1:
+            raise ValueError(f"elpv(limit={limit}): expected at least 1")
+        rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(limit, len(rows))).round().astype(int)]
+    hashes = {str(file): file.hash.value for file in wheel.files or () if file.hash and file.hash.mode == "sha256"}
+    images = np.empty((len(rows), 1, ELPV_PIXELS, ELPV_PIXELS), np.uint8)
+    for i, (name, *_) in enumerate(rows):
+        try:
+            images[i, 0] = _elpv_image(folder / name, hashes.get(f"{ELPV_FOLDER}/{name}"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"image {name} of {ELPV_WHEEL} is damaged ({error}): {repair}") from None
+    names, probability, kind = zip(*rows, strict=True)
+    return Cells(torch.from_numpy(images), torch.tensor(probability), np.array(kind), np.array(names))
+
+
+def _elpv_labels(file: Path, repair: str) -> list[tuple[str, float, str]]:
+    """Image, probability and type of each row of labels.csv, in its order."""
+    try:
+        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"labels.csv of {ELPV_WHEEL} cannot be read ({type(error).__name__}): {repair}") from None
+    rows, known = [], {}
+    for number, fields in enumerate(lines, start=1):
+        try:
+            name, text, kind = fields
+            probability = min(ELPV_PROBABILITIES, key=lambda p: abs(p - float(text)))
+            if abs(probability - float(text)) > 0.01 or kind not in ELPV_TYPES:
+                raise ValueError
+        except ValueError:
+            raise DataError(f"line {number} of labels.csv of {ELPV_WHEEL} is {' '.join(fields)!r}, expected an image, "
+                            f"a probability (0, 1/3, 2/3 or 1) and mono or poly: {repair}") from None
+        if name in known:
+            raise DataError(f"labels.csv of {ELPV_WHEEL} lists {name} in lines {known[name]} and {number}: {repair}")
+        known[name] = number
+        rows.append((name, probability, kind))
+    if not rows:
+        raise DataError(f"labels.csv of {ELPV_WHEEL} is empty: {repair}")
+    return rows
+
+
+def _elpv_image(file: Path, sha256: str | None) -> np.ndarray:
+    """The pixels (300, 300) of an image; ValueError or OSError if it is not what it should be."""
+    content = file.read_bytes()
+    if sha256 and base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode() != sha256:
+        raise ValueError("its SHA-256 is not the one in the wheel's RECORD")
+    image = Image.open(io.BytesIO(content))
+    if image.mode != "L" or image.size != (ELPV_PIXELS, ELPV_PIXELS):
+        raise ValueError(f"expected grey, 300 x 300, found {image.mode}, {image.width} x {image.height}")
+    return np.asarray(image)
 
 
 def cache_folder() -> Path:
@@ -166,7 +299,7 @@ def _atlas(faces: tuple[str, ...], tile: int) -> Tensor:
     Drawn at twice the size of the images, so that sampling it bilinearly averages instead of aliasing.
     """
     import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import ImageDraw, ImageFont
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     basic = ImageFont.Layout.BASIC  # one glyph needs no shaping, and not all builds of Pillow have it

@@ -101,6 +101,13 @@ def _same_rows(k: int = 5, s: int = 2, size: int = 112) -> tuple[int, int]:
     return k - round(rows[0].item()), k - round(rows[-1].item())
 
 
+def _fifth_stage_values() -> int:
+    """Values that the fifth stage of EfficientNet-Lite0 gives for one image of 224 pixels."""
+    with torch.device("meta"):
+        net = efficientnet.build("tf_efficientnet_lite0")
+        return torch.nn.Sequential(net.stem, *net.stages[:5])(torch.empty(1, 3, 224, 224)).numel()
+
+
 EXERCISES: dict[str, Exercise] = {
     "01_five_by_five": Exercise(
         lambda: next(N for N in range(1, 1000) if 25 * N >= 20 * (25 + N)), tolerance=0,
@@ -165,6 +172,15 @@ EXERCISES: dict[str, Exercise] = {
     "07_row": Exercise(
         lambda: resnest.ResNeStRow(n=(3, 4, 6, 3), R=4, pool_first=True),
         hint="R s K x d: only R and pool_first differ from the row of resnest50d"),
+    "08_majority": Exercise(
+        lambda: (1508 + 295) / (1508 + 295 + 106 + 715) * 100, tolerance=0.005,
+        hint="0 and 1/3 lie below the cut; divide by all 2,624"),
+    "08_standard_error": Exercise(
+        lambda: (0.8842 * (1 - 0.8842) / 656) ** 0.5 * 100, tolerance=0.03,
+        hint="the square root of p (1 - p) / n, times 100"),
+    "08_activations": Exercise(
+        lambda: _fifth_stage_values() * 2624 * 4 * 2 / 1e6, tolerance=0.01,
+        hint="112 channels at a sixteenth of 224 pixels each way; two bytes a value"),
     "09_bug_1": Exercise(lambda: "warm-up", "what does the first call do that no later one does"),
     "09_bug_2": Exercise(lambda: "train mode", "which call is missing after create_model"),
     "09_bug_3": Exercise(lambda: "no synchronisation", "has the work been done when submit returns"),

@@ -1,6 +1,7 @@
 """Figures printed in papers and public benchmarks; each row says where it stands.
 
-The tables are ``data/published_models.csv``, ``data/published_speed.csv`` and ``data/published_detection.csv``.
+The tables are ``published_models.csv``, ``published_speed.csv``, ``published_detection.csv`` and
+``published_transfer.csv`` in ``data/``.
 Notebooks take a published figure from here, never from memory.
 """
 
@@ -40,6 +41,16 @@ def detection(**where: object) -> pd.DataFrame:
     latency_ms, device, source, source_locator. ``where`` as in :func:`models`.
     """
     return _select("published_detection.csv", where)
+
+
+def transfer(**where: object) -> pd.DataFrame:
+    """Accuracy on the ELPV solar cells as published, one row per (method, source).
+
+    Columns: method, accuracy (%), classes, trained_on (cells; empty if not read), protocol, comparable (yes, partly or
+    no: with a stratified 75/25 split into two classes at a probability of 1/2), why, source, source_locator. ``where``
+    as in :func:`models`.
+    """
+    return _select("published_transfer.csv", where)
 
 
 def _select(file: str, where: dict[str, object]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""One fit loop for every live experiment: stochastic gradient descent with momentum under a one-cycle schedule.
+"""One fit loop for every live experiment: stochastic gradient descent under a one-cycle schedule.
 
 The recipe is the same for all that are compared, since a recipe can move accuracy more than an architecture does.
 What is random follows from the seed; what is measured says in which mode it was measured.
@@ -6,19 +6,25 @@ What is random follows from the seed; what is measured says in which mode it was
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from whichbackbone.datasets import Images
 
 
 class Diverged(RuntimeError):
     """The loss is no longer a number."""
+
+
+class OutOfMemory(MemoryError):
+    """A step of training does not fit in memory at the chosen batch."""
 
 
 def fit(
@@ -33,13 +39,18 @@ def fit(
     seed: int = 0,
     threads: int = 1,
     watched: int = 2000,
+    optimizer: str = "sgd",
+    rates: Mapping[str, float] | None = None,
+    average: float = 0.0,
+    freeze_norms: bool = False,
+    copies: int = 1,
 ) -> pd.DataFrame:
     """Train `model` in place and return its history, one row per epoch.
 
-    SGD, Nesterov momentum 0.9; the learning rate rises to `lr` over the first 30 % of the steps, then falls along a
-    cosine to nothing. Only parameters that require a gradient are trained. `seed` orders the images and drives dropout;
-    the starting weights are the caller's: build the model after `torch.manual_seed`. Repeats bit by bit on one machine
-    with one thread.
+    SGD, Nesterov momentum 0.9 (or AdamW); the learning rate rises to `lr` over the first 30 % of the steps, then falls
+    along a cosine to nothing. Only parameters that require a gradient are trained. `seed` orders the images and drives
+    dropout; the starting weights are the caller's: build the model after `torch.manual_seed`. Repeats bit by bit on one
+    machine with one thread.
 
     Args:
         model: takes (B, C, H, W) float images (see `batch_of`), gives (B, K) logits.
@@ -52,6 +63,14 @@ def fit(
         seed: see above; the state of torch's global generator is left as it was.
         threads: torch threads on the CPU while this runs.
         watched: number of training images, the first ones, on which `train_error` is measured.
+        optimizer: "sgd" or "adamw".
+        rates: discriminative learning rates: what a parameter's name begins with -> factor on `lr`; the first that fits
+            counts, and 0 freezes.
+        average: decay of an exponential average of the weights over the steps, 0 for none. What is measured, and what
+            the model holds in the end, is then the average.
+        freeze_norms: batch norms keep their running statistics, and use them, while all else trains.
+        copies: `train` holds every image in this many versions (flips, say): n images, then the same n again, and so
+            on. An epoch takes one version of each, at random.
 
     Returns:
         epoch (from 1); train_loss and running_error over the epoch, in training mode, while the weights move;
@@ -59,37 +78,55 @@ def fit(
         seconds of training alone in this epoch. Errors are fractions.
 
     Raises:
-        ValueError: if there is less than one batch of images.
+        ValueError: if there is less than one batch of images, or for an unknown optimizer.
+        OutOfMemory: if a step does not fit in memory; says which batch does.
         Diverged: if the loss becomes infinite or not a number.
     """
-    steps = len(train) // batch
+    images = len(train) // copies
+    steps = images // batch
     if steps < 1 or epochs < 1:
-        raise ValueError(f"{len(train)} images, batch {batch}, {epochs} epochs: expected at least one batch, one epoch")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * steps, cycle_momentum=False)
+        raise ValueError(f"{images} images, batch {batch}, {epochs} epochs: expected at least one batch, one epoch")
+    groups = _groups(model, lr, weight_decay, rates or {})
+    stepper = _optimizer(optimizer, groups, lr)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        stepper, [group["lr"] for group in groups], total_steps=epochs * steps, cycle_momentum=False)
+    averaged = None
+    if average:
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
+    measured = averaged.module if averaged else model
     history = []
     with _settled(seed, threads):
         for epoch in range(1, epochs + 1):
             start, loss_sum, wrong = time.perf_counter(), 0.0, 0.0
             model.train()
-            for index in torch.randperm(len(train))[: steps * batch].split(batch):
+            if freeze_norms:
+                _freeze_norms(model)
+            for index in _order(images, copies)[: steps * batch].split(batch):
                 x, y = batch_of(model, train[index])
-                logits = model(x)
-                loss = F.cross_entropy(logits, y)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                stepper.zero_grad()
+                try:
+                    logits = model(x)
+                    loss = F.cross_entropy(logits, y)
+                    loss.backward()
+                except (RuntimeError, MemoryError) as failure:
+                    if not _out_of_memory(failure):
+                        raise
+                    raise OutOfMemory(_advice(model, train[index])) from None
+                stepper.step()
                 schedule.step()
+                if averaged:
+                    averaged.update_parameters(model)
                 loss_sum += loss.item()
                 wrong += _wrong(logits, y)
                 if not loss_sum < float("inf"):
                     raise Diverged(f"loss is {loss.item()} in epoch {epoch} at learning rate {lr}: lower it")
             row = dict(epoch=epoch, train_loss=loss_sum / steps, running_error=wrong / (steps * batch))
             row["seconds"] = time.perf_counter() - start
-            row["train_error"] = error(model, train[:watched])
-            row["test_error"] = error(model, test) if test else float("nan")
+            row["train_error"] = error(measured, train[: min(watched, images)]) if watched else float("nan")
+            row["test_error"] = error(measured, test) if test else float("nan")
             history.append(row)
+    if averaged:
+        model.load_state_dict(averaged.module.state_dict())
     columns = ["epoch", "train_loss", "running_error", "train_error", "test_error", "seconds"]
     return pd.DataFrame(history, columns=columns)
 
@@ -106,9 +143,14 @@ def error(model: nn.Module, data: Images, batch: int = 500) -> float:
 
 
 def batch_of(model: nn.Module, data: Images) -> tuple[Tensor, Tensor]:
-    """Images as float in [-1, 1] and their labels, on the device of the model."""
+    """Images as float in [-1, 1] and their labels, on the device of the model.
+
+    What is not of bytes is taken as it is: the activations of a frozen part, computed before.
+    """
     device = next(model.parameters()).device
-    return data.images.to(device).float().div_(127.5).sub_(1), data.labels.to(device)
+    x = data.images.to(device)
+    scaled = x.float().div_(127.5).sub_(1) if x.dtype == torch.uint8 else x.float()
+    return scaled, data.labels.to(device)
 
 
 def gradient_norms(model: nn.Module, x: Tensor, y: Tensor) -> pd.DataFrame:
@@ -137,6 +179,61 @@ def gradient_norms(model: nn.Module, x: Tensor, y: Tensor) -> pd.DataFrame:
             if w.grad is not None  # frozen layers have none
         ]
     )
+
+
+def _order(images: int, copies: int) -> Tensor:
+    """All images in random order, each in one of its versions."""
+    order = torch.randperm(images)
+    return order if copies == 1 else order + images * torch.randint(copies, (images,))
+
+
+def _groups(model: nn.Module, lr: float, weight_decay: float, rates: Mapping[str, float]) -> list[dict]:
+    """Parameters to train, grouped by their learning rate. ValueError for a name in ``rates`` that begins nothing."""
+    by_rate, used = {}, set()
+    for name, p in model.named_parameters():
+        prefix = next((prefix for prefix in rates if name.startswith(prefix)), None)
+        used.add(prefix)
+        factor = rates[prefix] if prefix is not None else 1.0
+        if p.requires_grad and factor:
+            by_rate.setdefault(factor, []).append(p)
+    if stray := set(rates) - used:
+        raise ValueError(f"rates for {', '.join(sorted(stray))}, but no parameter's name begins so")
+    return [dict(params=ps, lr=lr * factor, weight_decay=weight_decay) for factor, ps in by_rate.items()]
+
+
+def _optimizer(name: str, groups: list[dict], lr: float) -> torch.optim.Optimizer:
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr)
+    raise ValueError(f"unknown optimizer {name!r}: choose sgd or adamw")
+
+
+def _freeze_norms(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
+def _out_of_memory(failure: BaseException) -> bool:
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(failure, MemoryError | torch.OutOfMemoryError) or any(t in str(failure) for t in texts)
+
+
+def _advice(model: nn.Module, data: Images) -> str:
+    """One line that says which batch fits in memory: halved until a step of training goes through."""
+    fits = batch = len(data)
+    while fits > 1:
+        fits //= 2
+        try:
+            x, y = batch_of(model, data[:fits])
+            F.cross_entropy(model(x), y).backward()
+            model.zero_grad()
+            return f"batch {batch} does not fit in memory, {fits} does: say batch={fits}"
+        except (RuntimeError, MemoryError, ValueError) as failure:  # ValueError: batch norm of one value
+            if not _out_of_memory(failure):
+                break
+    return f"batch {batch} does not fit in memory, nor does any smaller one: take smaller images or a smaller model"
 
 
 def _wrong(logits: Tensor, y: Tensor) -> int:
