@@ -132,7 +132,7 @@ def fit(
 
 
 @torch.inference_mode()
-def error(model: nn.Module, data: Images, batch: int = 500) -> float:
+def error(model: nn.Module, data: Images, batch: int = 125) -> float:
     """Fraction of `data` that `model` gets wrong, in evaluation mode; the model's mode is left as it was."""
     training = model.training
     model.eval()

@@ -240,7 +240,8 @@ def probability(model: nn.Module, data: Tensor, index: np.ndarray, cells: int, f
 
 
 def _fingerprint(cells: Cells) -> str:
-    return f"{len(cells)}-{int(cells.images.sum()) % 16**6:06x}"
+    total = int(cells.images.numpy().sum(dtype=np.int64))  # torch would make 64-bit copies of all pixels first
+    return f"{len(cells)}-{total % 16**6:06x}"
 
 
 def _save(file: Path, array: np.ndarray) -> None:
