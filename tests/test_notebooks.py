@@ -214,6 +214,14 @@ def test_planted_changes_of_cells_and_metadata_are_caught(good):
     assert any("over 1,000,000" in fault for fault in faults(good, 1_000_001))
 
 
+def test_the_cell_for_colab_has_no_part_in_outputs_made_elsewhere(good):
+    before = files.code_hash(good)
+    good["cells"].insert(2, cell("code", 'import sys\n\nif "google.colab" in sys.modules:\n    pass'))
+    assert files.code_hash(good) == before
+    good["cells"].insert(2, cell("code", "import sys"))
+    assert files.code_hash(good) != before
+
+
 def test_what_update_writes_has_no_fault(good, tmp_path: Path):
     executed = copy.deepcopy(good)
     executed["cells"].insert(2, cell("code", "profile = 'standard'", ["injected-parameters"]))

@@ -16,6 +16,7 @@ FOLDERS = "root|home|work|tmp|var|private|Users|mnt|opt"
 MACHINE_PATH = re.compile(rf"(?<![\w.:/])(?:/(?:{FOLDERS})/[\w.~-]+|[A-Z]:\\\w+)")
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 WIDGET = "application/vnd.jupyter.widget-view+json"
+COLAB = 'if "google.colab" in sys.modules:'  # what the cell that only Colab needs begins with
 
 
 def read(path: Path) -> Notebook:
@@ -69,8 +70,11 @@ def code_cells(notebook: Notebook) -> list[Cell]:
 
 
 def code_hash(notebook: Notebook) -> str:
-    """Hash of the code cells: stored beside the outputs, it tells whether they were made from the code beside them."""
-    return digest(*(source(cell) for cell in code_cells(notebook)))
+    """Hash of the code cells: stored beside the outputs, it tells whether they were made from the code beside them.
+
+    The cell that works on Colab alone has no part in outputs made elsewhere, and none in the hash.
+    """
+    return digest(*(text for text in map(source, code_cells(notebook)) if COLAB not in text))
 
 
 def digest(*parts: str | bytes) -> str:
