@@ -235,6 +235,16 @@ def test_what_update_writes_has_no_fault(good, tmp_path: Path):
     assert list(faults(json.loads(path.read_text()))) == []
 
 
+def test_half_drawn_figures_stay_out_and_finished_ones_in():
+    own, executed = (notebook("1 + 1") for _ in range(2))
+    half = shown(text_plain="<Figure size 800x420 with 1 Axes>", image_png="iVBORw0KGgo=")
+    line = shown(text_plain="[<matplotlib.lines.Line2D at 0x7f0123456789>]")
+    done = shown(text_plain="<IPython.core.display.Image object>", image_png="iVBORw0KGgo=")
+    done["metadata"] = {"image/png": {"alt": "a line"}}
+    files.code_cells(executed)[1]["outputs"] = [half, line, done]
+    assert files.code_cells(files.with_outputs(own, executed, "standard"))[1]["outputs"] == [done]
+
+
 def test_the_address_of_a_styled_table_is_scrubbed():
     own = notebook("1 + 1")
     executed = notebook("1 + 1")

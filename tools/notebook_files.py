@@ -143,7 +143,8 @@ def with_outputs(own: Notebook, executed: Notebook, profile: str) -> Notebook:
     """The notebook ``own`` with the outputs of ``executed`` and nothing else that papermill added.
 
     Starting from the author's file, no metadata, tag, timing or cell of papermill's can get through. Left out of the
-    outputs: what went to stderr, and widgets, which show only where a kernel runs.
+    outputs: what went to stderr, widgets, which show only where a kernel runs, and what matplotlib leaves behind while
+    a figure takes several cells (half drawn, or as the name of a line): ``figures.save`` shows each when it is done.
 
     Raises ``ValueError`` when the code was edited since, and when an output names a folder of this machine.
     """
@@ -169,7 +170,11 @@ def with_outputs(own: Notebook, executed: Notebook, profile: str) -> Notebook:
 
 
 def _is_noise(output: dict) -> bool:
-    return output.get("name") == "stderr" or WIDGET in output.get("data", {})
+    data = output.get("data", {})
+    text = "".join(data.get("text/plain", ""))
+    drawing = re.match(r"\[?<matplotlib\.", text) or text.startswith("<Figure size ") and not any(
+        about.get("alt") for about in output.get("metadata", {}).values())
+    return output.get("name") == "stderr" or WIDGET in data or bool(drawing)
 
 
 def _scrubbed(output: dict, number: int) -> dict:
