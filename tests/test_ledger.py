@@ -51,8 +51,8 @@ def judged(tmp_path, monkeypatch):
     """The verdict on one claim, with a table of a notebook planted in a folder of results."""
     monkeypatch.setattr("whichbackbone.machine.slug", lambda: "a-machine")
 
-    def judge(name: str, contents: list[dict], **spec) -> str:
-        results.Store("02_resnet", "standard", str(tmp_path)).append(name, pd.DataFrame(contents))
+    def judge(name: str, contents: list[dict], profile: str = "standard", **spec) -> str:
+        results.Store("02_resnet", profile, str(tmp_path)).append(name, pd.DataFrame(contents))
         claim = CLAIM | {"cases": [{"notebook": "02_resnet", "where": "here", "line": 1} | spec]}
         return ledger.judge(claim, ledger.Place("a-machine", str(tmp_path)))["verdict"]
 
@@ -80,6 +80,14 @@ def test_a_planted_change_flips_each_kind_of_measured_verdict(judged):
     assert judged("times", [row | {"name": "fast" if row["name"] == "slow" else "slow"} for row in times], **spec) == (
         "does not hold"
     )
+
+
+def test_a_net_that_the_smoke_profile_leaves_out_is_not_measured_elsewhere_it_is_a_fault(judged):
+    spec = dict(kind="compared", table="times", a="slow", b="fast")
+    times = [dict(name="slow", status="ok", samples_ms=[4.0, 4.1])]
+    assert judged("times", times, profile="smoke", **spec) == "not measured yet: run 02"
+    with pytest.raises(ledger.ClaimsError, match="'fast' stands 0 times among the measured"):
+        judged("times", times, **spec)
 
 
 def test_a_planted_change_flips_a_published_verdict(judged, monkeypatch):
