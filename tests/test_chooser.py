@@ -72,6 +72,7 @@ def test_the_front_is_what_nothing_beats():
         (dict(batch=0), "batch 0"),
         (dict(runtime="steam"), "no time of runtime 'steam' on cpu: choose one of eager"),
         (dict(runtime="openvino", hardware="gpu"), "no time of runtime 'openvino' on gpu"),
+        (dict(runtime="onnxruntime", batch=4), "no time of runtime 'onnxruntime' for a batch was measured here"),
         (dict(task="transfer", pretrained=False), "training from scratch"),
         (dict(hardware="phone", batch=2), "on a phone"),
         (dict(task="detection", hardware="gpu"), "ask for hardware 'cpu'"),

@@ -75,6 +75,48 @@ def test_activations_are_those_of_the_net_for_every_flip_and_are_kept(tiny, monk
     assert transfer.activations(tiny, 2, 32, cells, flips=4) == file
 
 
+def test_activations_go_on_from_those_of_an_earlier_stage(tiny):
+    cells = some_cells(20)
+    at_once = transfer.read(transfer.activations(tiny, 3, 32, cells, flips=2, threads=1)).float()
+    transfer.activations(tiny, 3, 32, cells, flips=2, threads=1).unlink()
+    in_steps = transfer.read(transfer.activations(tiny, 3, 32, cells, flips=2, threads=1, after=1)).float()
+    assert (in_steps - at_once).abs().max() < 5e-3 * at_once.abs().max()
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_glances_are_means_and_maxima_of_the_maps(tiny, after):
+    cells = some_cells(20)
+    net, found = transfer.pretrained(tiny)
+    file, columns = transfer.glances(tiny, 32, cells, flips=2, threads=1, after=after)
+    seen = transfer.read(file)
+    x = transfer.flipped(cells.images)[:40].float() / 127.5 - 1
+    with torch.no_grad():
+        maps = transfer.trunk(net, 3, found.preprocessing)(x)
+        feature = transfer.trunk(net, -1, found.preprocessing)(x)
+    close = dict(rtol=1e-2, atol=5e-3 * float(maps.abs().max()))
+    assert torch.allclose(seen[:, columns[3, "mean"]], maps.mean((2, 3)), **close)
+    assert torch.allclose(seen[:, columns[3, "max"]], maps.amax((2, 3)), **close)
+    with torch.no_grad():
+        given = transfer.trunk(net, 2, found.preprocessing)(x)
+    assert torch.allclose(seen[:, columns[2, "max"]], given.amax((2, 3)), **close)
+    assert torch.allclose(seen[:, columns["head", "mean"]], feature, rtol=1e-2, atol=5e-3 * float(feature.max()))
+    assert not torch.allclose(seen[:, columns[3, "mean"]], maps.amax((2, 3)), **close)
+    assert list(columns)[0] == (max(after, 1), "mean") and max(s.stop for s in columns.values()) == seen.shape[1]
+
+
+def test_an_unsure_cell_weighs_a_third_and_counts_in_the_fit():
+    cells = some_cells(90)
+    weight = transfer.certainty(cells)
+    assert np.allclose(weight, np.where(np.isclose(cells.probability, 1 / 3), 1 / 3, 1))
+    x, y = np.random.default_rng(0).normal(size=(90, 6)), np.arange(90) % 2
+    split = transfer.Split(np.arange(60), np.arange(60, 90))
+    sure = Cells(cells.images, torch.from_numpy(y).float(), cells.kind, cells.names)
+    unsure = Cells(cells.images, torch.where(torch.arange(90) < 30, (1 + sure.probability) / 3, sure.probability),
+                   cells.kind, cells.names)
+    p = [transfer.fit_head("probe", 1e-2, x, part, split)["p"] for part in (sure, unsure)]
+    assert torch.equal(sure.defective, unsure.defective) and not np.allclose(*p)
+
+
 def test_what_does_not_fit_in_16_bits_is_refused():
     with pytest.raises(OverflowError, match="do not fit in float16"):
         transfer.run_once(Loud(), torch.full((4, 1, 8, 8), 255, dtype=torch.uint8), batch=4)
@@ -161,7 +203,7 @@ def test_heads_learn_and_choose(kind):
     rng = np.random.default_rng(0)
     y = np.arange(90) % 2
     x = rng.normal(size=(90, 6)) + 4 * y[:, None] - 2
-    setting = transfer.choose(kind, x, y)
+    setting = transfer.choose(kind, x, y, np.ones(90))
     assert setting in transfer.GRID[kind]
     cells = some_cells(90)
     cells = Cells(cells.images, torch.from_numpy(y).float(), cells.kind, cells.names)

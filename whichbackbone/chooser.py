@@ -152,6 +152,9 @@ def _cpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
     if wish.runtime:
         rows = rows[rows.runtime == wish.runtime]
     best = rows[rows.status == "ok"].sort_values("median_ms").drop_duplicates("label")
+    if best.empty:
+        images = "single images" if wish.batch == 1 else "a batch"
+        raise ValueError(f"no time of runtime {wish.runtime!r} for {images} was measured here: leave the runtime out")
     name = best.label.str.partition("@")
     return pd.DataFrame({
         "name": name[0],

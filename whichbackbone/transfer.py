@@ -24,11 +24,12 @@ from sklearn import metrics
 from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict, train_test_split
+from sklearn.model_selection import StratifiedKFold, cross_val_predict, train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
+from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 from whichbackbone import checks, datasets, memory, runtimes, training, weights
@@ -36,6 +37,7 @@ from whichbackbone.datasets import Cells, Images, cache_folder
 from whichbackbone.models.resnet import Network
 
 FLIPS = ((), (3,), (2,), (2, 3))  # dimensions of (N, C, H, W): as it is, left-right, up-down, both (a half turn)
+POOLINGS = ("mean", "max")  # how a map becomes one number: what is typical, and what stands out
 TEST_SHARE = 0.25  # as published: 656 of 2,624 cells
 BINS = 10  # of the calibration error
 
@@ -138,10 +140,20 @@ def trunk(net: Network, stages: int, preprocessing: weights.Preprocessing) -> nn
     return nn.Sequential(*first, *body).eval()
 
 
-def rest(net: Network, stages: int, classes: int = 2, dropout: float = 0.2) -> nn.Sequential:
-    """What follows the trunk, with a new classifier: children "0", "1" ... are stages, then the head's layers."""
-    *head, last = net.head
-    return nn.Sequential(*net.stages[stages:], *head, nn.Dropout(dropout), nn.Linear(last.in_features, classes)).eval()
+def rest(net: Network, stages: int, classes: int = 2, dropout: float = 0.2, pool: str = "avg") -> nn.Sequential:
+    """What follows the trunk, with a new classifier: children "0", "1" ... are stages, then the head's layers.
+
+    ``pool``: how the last map becomes a vector, a name of timm's: "avg", or "catavgmax" for mean and maximum.
+    """
+    pooling = SelectAdaptivePool2d(pool_type=pool, flatten=True)
+    before = [*net.head][: _pooling(net)]
+    width = net.head[-1].in_features * pooling.feat_mult()
+    return nn.Sequential(*net.stages[stages:], *before, pooling, nn.Dropout(dropout), nn.Linear(width, classes)).eval()
+
+
+def _pooling(net: Network) -> int:
+    """Where in the head the map becomes a vector."""
+    return next(i for i, layer in enumerate(net.head) if isinstance(layer, nn.AdaptiveAvgPool2d))
 
 
 def resized(images: Tensor, size: int) -> Tensor:
@@ -157,11 +169,42 @@ def flipped(images: Tensor) -> Tensor:
     return torch.cat([images.flip(dims) if dims else images for dims in FLIPS])
 
 
+class Glances(nn.Module):
+    """What a net sees from its stage ``after`` on, as one vector: each map by its mean and its maximum.
+
+    The last map is that of the head's convolution, whose mean is the feature that the net's own classifier sees.
+    ``columns`` tells which columns hold what: (number of the stage, or "head"; one of POOLINGS) -> slice.
+    """
+
+    def __init__(self, net: Network, preprocessing: weights.Preprocessing, after: int = 0) -> None:
+        super().__init__()
+        first = [] if after else [Grey(preprocessing.mean, preprocessing.std), net.stem]
+        self.first = nn.Sequential(*first)
+        parts = [*net.stages[max(after, 1) - 1 :], net.head[: _pooling(net)]]
+        widths = [next(w for m in reversed(list(part.modules())) if (w := getattr(m, "num_features", None)))
+                  for part in parts]  # of each part's last batch norm
+        self.maps = nn.ModuleList([nn.Identity(), *parts[1:]] if after else parts)  # the map that is given counts too
+        ends = np.cumsum([w for width in widths for w in (width, width)]).tolist()
+        names = [*range(max(after, 1), len(net.stages) + 1), "head"]
+        keys = [(name, pooled) for name in names for pooled in POOLINGS]
+        self.columns = dict(zip(keys, map(slice, [0, *ends], ends), strict=False))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Grey images in [-1, 1] (N, 1, H, W), or maps after ``after`` stages -> (N, D)."""
+        x, seen = self.first(x), []
+        for part in self.maps:
+            x = part(x)
+            seen += [x.mean((2, 3)), x.amax((2, 3))]
+        return torch.cat(seen, 1)
+
+
 @torch.inference_mode()
 def run_once(model: nn.Module, images: Tensor, flips: int = 1, threads: int = 1, batch: int = 16) -> np.ndarray:
     """Output (flips N, ...) of a model for uint8 images, by OpenVINO: the first ``flips`` of FLIPS, in turn.
 
-    Maps are kept as float16, vectors as float32. OverflowError where a value is too large for that.
+    ``images`` may also be maps of a frozen part, which are taken as they are. Maps are kept as float16, vectors as
+    float32. OverflowError where a value is too large for that.
     """
     example = torch.rand(batch, *images.shape[1:]) * 2 - 1
     ready = runtimes.prepare(model, example, "openvino", threads)  # runs on whatever stands in `example`
@@ -170,7 +213,8 @@ def run_once(model: nn.Module, images: Tensor, flips: int = 1, threads: int = 1,
     for f, dims in enumerate(FLIPS[:flips]):
         for start in range(0, len(images), batch):
             part = images[start : start + batch]
-            example[: len(part)] = (part.flip(dims) if dims else part).float() / 127.5 - 1
+            turned = (part.flip(dims) if dims else part).float()
+            example[: len(part)] = turned / 127.5 - 1 if images.dtype == torch.uint8 else turned
             first = f * len(images) + start
             output = np.asarray(ready.run())[: len(part)]
             if not np.abs(output).max() <= np.finfo(given.dtype).max:
@@ -180,19 +224,41 @@ def run_once(model: nn.Module, images: Tensor, flips: int = 1, threads: int = 1,
     return given
 
 
-def activations(name: str, stages: int, size: int, cells: Cells, flips: int = 1, threads: int = 0) -> Path:
+def activations(name: str, stages: int, size: int, cells: Cells, flips: int = 1, threads: int = 0,
+                after: int = 0) -> Path:
     """File of the activations after ``stages`` stages of a pretrained net, computed at the first call.
 
     ``stages=-1`` means pooled features: the whole net up to its classifier. The file is a .npy, float16
     (flips N, C, h, w) or float32 (flips N, C), to be read with `read`, whose pages all processes share.
-    WeightsError if the weights are not to be had; OSError names the file if the disk is full.
+    ``after``: go on from the activations after so many stages. WeightsError if the weights are not to be had; OSError
+    names the file if the disk is full.
     """
     net, found = pretrained(name)
-    file = cache_folder() / f"elpv-{name}-{stages}-{size}px-{flips}-{found.sha256[:8]}-{_fingerprint(cells)}.npy"
+    body = net.stages[after:stages] if after else trunk(net, stages, found.preprocessing)
+    return _computed(f"{stages}", body.eval(), name, found, size, cells, flips, threads, after)
+
+
+def glances(name: str, size: int, cells: Cells, flips: int = 1, threads: int = 0,
+            after: int = 0) -> tuple[Path, dict[tuple[int | str, str], slice]]:
+    """File of `Glances` at every cell, float32 (flips N, D), and what its columns are; else as `activations`."""
+    net, found = pretrained(name)
+    body = Glances(net, found.preprocessing, after)
+    return _computed(f"glances{after}", body, name, found, size, cells, flips, threads, after), body.columns
+
+
+def _computed(what: str, body: nn.Module, name: str, found: weights.Weights, size: int, cells: Cells, flips: int,
+              threads: int, after: int) -> Path:
+    """The file of what ``body`` gives for every cell, made if it is not there, with the seconds that this took."""
+    file = cache_folder() / f"elpv-{name}-{what}-{size}px-{flips}-{found.sha256[:8]}-{_fingerprint(cells)}.npy"
     if not file.exists():
+        threads = threads or os.cpu_count() or 1
+        before = activations(name, after, size, cells, flips, threads) if after else None
         start = time.perf_counter()
-        body = trunk(net, stages, found.preprocessing)
-        _save(file, run_once(body, resized(cells.images, size), flips, threads or os.cpu_count() or 1))
+        if before:  # its flips are already there, one after the other
+            made = run_once(body, read(before), 1, threads)
+        else:
+            made = run_once(body, resized(cells.images, size), flips, threads)
+        _save(file, made)
         file.with_suffix(".seconds").write_text(f"{time.perf_counter() - start}\n")
     return file
 
@@ -260,7 +326,8 @@ def _save(file: Path, array: np.ndarray) -> None:
 
 # -------------------------------------------------------------------------------------------------------- methods
 
-GRID = {"probe": (1e-4, 1e-3, 1e-2, 1e-1), "svm": (0.3, 1.0, 3.0, 10.0), "knn": (5, 15, 45)}
+GRID = {"probe": (1e-4, 1e-3, 1e-2, 1e-1), "svm": (1.0, 3.0, 10.0), "knn": (5, 15, 45)}
+FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)  # the list goes module by module: unshuffled, folds differ
 
 
 def head(kind: str, setting: float) -> BaseEstimator:
@@ -271,22 +338,39 @@ def head(kind: str, setting: float) -> BaseEstimator:
     if kind == "probe":
         return make_pipeline(StandardScaler(), LogisticRegression(C=setting, max_iter=2000))
     if kind == "svm":
-        return make_pipeline(StandardScaler(), CalibratedClassifierCV(SVC(C=setting), cv=3, ensemble=False))
+        return make_pipeline(StandardScaler(), CalibratedClassifierCV(SVC(C=setting), cv=FOLDS, ensemble=False))
     if kind == "knn":
         return make_pipeline(Normalizer(), KNeighborsClassifier(int(setting), weights="distance"))
     raise ValueError(f"unknown head {kind!r}: choose one of {', '.join(GRID)}")
 
 
-def choose(kind: str, x: np.ndarray, y: np.ndarray) -> float:
-    """The setting of GRID with the lowest log loss in threefold cross-validation on these cells alone."""
-    def loss(setting: float) -> float:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a setting that does not converge loses, which is all there is to say
-            p = cross_val_predict(head(kind, setting), x, y, cv=3, method="predict_proba")
-        return metrics.log_loss(y, np.clip(p, 1e-3, 1 - 1e-3))
+def certainty(cells: Cells) -> np.ndarray:
+    """Weight of each cell in fitting, (N,): 1 where the experts were sure, 1/3 where they said 1/3 or 2/3.
 
+    Two thirds of an expert for one class and one third for the other leave a third in its favour.
+    """
+    return (2 * cells.probability - 1).abs().numpy()
+
+
+def _weighted(kind: str, weight: np.ndarray) -> dict[str, np.ndarray]:
+    """The weights as the pipeline of `head` wants them; neighbours have none."""
+    step = {"probe": "logisticregression", "svm": "calibratedclassifiercv"}.get(kind)
+    return {f"{step}__sample_weight": weight} if step else {}
+
+
+def choose(kind: str, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> float:
+    """The setting of GRID with the lowest log loss in threefold cross-validation on these cells alone."""
     settings = [s for s in GRID[kind] if kind != "knn" or s <= len(x) // 2]  # no more neighbours than there are cells
-    return min(settings, key=loss)
+    return min(settings, key=lambda s: metrics.log_loss(y, validated(kind, s, x, y, weight), sample_weight=weight))
+
+
+def validated(kind: str, setting: float, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """P(class 1) of each cell (N,), from a head that was fitted to the other folds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a setting that does not converge loses, which is all there is to say
+        p = cross_val_predict(head(kind, setting), x, y, cv=FOLDS, method="predict_proba",
+                              params=_weighted(kind, weight))[:, 1]
+    return np.clip(p, 1e-3, 1 - 1e-3)
 
 
 def hogs(images: Tensor, pixels: int = 16) -> np.ndarray:
@@ -298,22 +382,23 @@ def hogs(images: Tensor, pixels: int = 16) -> np.ndarray:
 def fit_head(kind: str, setting: float, x: np.ndarray, cells: Cells, split: Split) -> dict[str, Any]:
     """Fit on the features (N, D) of the training cells: p of the test cells, and the seconds that it took."""
     start = time.perf_counter()
-    fitted = head(kind, setting).fit(x[split.train], cells.defective.numpy()[split.train])
+    weight = _weighted(kind, certainty(cells)[split.train])
+    fitted = head(kind, setting).fit(x[split.train], cells.defective.numpy()[split.train], **weight)
     p = fitted.predict_proba(x[split.test])[:, 1]
     return dict(p=p.tolist(), cell=split.test.tolist(), seconds=time.perf_counter() - start)
 
 
 def fit_rest(name: str, stages: int, size: int, cells: Cells, split: Split, *, seed: int, flips: int = 4,
-             only_head: bool = False, watch: bool = False, **how: Any) -> dict[str, Any]:
+             only_head: bool = False, watch: bool = False, pool: str = "avg", **how: Any) -> dict[str, Any]:
     """Train what follows ``stages`` frozen stages, on their activations and the experts' probabilities.
 
-    ``only_head``: all but the classifier is frozen too. ``watch``: measure the test cells after every epoch (to draw a
-    curve, not to choose). ``how`` goes to `training.fit`. Returns what `fit_model` does.
+    ``only_head``: all but the classifier is frozen too. ``pool``: see `rest`. ``watch``: measure the test cells after
+    every epoch (to draw a curve, not to choose). ``how`` goes to `training.fit`. Returns what `fit_model` does.
     """
     data = read(activations(name, stages, size, cells, flips))
     net, _ = pretrained(name)
     torch.manual_seed(seed)
-    model = rest(net, stages)
+    model = rest(net, stages, pool=pool)
     if only_head:
         model[:-1].requires_grad_(False)
     return fit_model(model, data, cells, split, seed=seed, flips=flips, watch=watch, **how)
