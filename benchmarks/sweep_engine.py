@@ -2,7 +2,7 @@
 
     python -m benchmarks.sweep_engine
 
-writes ``benchmarks/sweep_engine.md``, and exits with 1 when a bound is missed. Takes about 3 minutes on 2 cores; the
+writes ``benchmarks/sweep_engine.md``, and exits with 1 when a bound is missed. Takes about 10 minutes on 2 cores; the
 machine should have nothing else to do.
 
 The sweep is one as notebook 06 runs it: tiny RegNets trained on glyphs, so that real training, real results and the
@@ -28,7 +28,7 @@ from whichbackbone.models import regnet
 GAIN = 1.7  # least times that two workers are faster than one
 OVERHEAD = 0.05  # largest share of the sweep's time
 REPETITIONS = 3
-RUNS, TASK = 16, dict(size=20, images=1000, epochs=3, difficulty=0.5)
+RUNS, TASK = 64, dict(size=20, images=1000, epochs=3, difficulty=0.5)
 WAYS = {"this process": 0, "1 worker": 1, "2 workers": 2}
 
 
