@@ -27,8 +27,8 @@ from whichbackbone.models import regnet
 
 GAIN = 1.7  # least times that two workers are faster than one
 OVERHEAD = 0.05  # largest share of the sweep's time
-REPETITIONS = 3
-RUNS, TASK = 64, dict(size=20, images=1000, epochs=3, difficulty=0.5)
+REPETITIONS = 2
+RUNS, TASK = 96, dict(size=20, images=1000, epochs=3, difficulty=0.5)
 WAYS = {"this process": 0, "1 worker": 1, "2 workers": 2}
 
 
