@@ -6,7 +6,10 @@ writes ``benchmarks/sweep_engine.md``, and exits with 1 when a bound is missed. 
 machine should have nothing else to do.
 
 The sweep is one as notebook 06 runs it: tiny RegNets trained on glyphs, so that real training, real results and the
-store of finished runs are in it. *Overhead* is the share of one worker's wall time that is not spent in the runs
+store of finished runs are in it, and nearly as many, so that starting the workers weighs as little as there: a sweep of
+a minute gains less from a second worker.
+
+*Overhead* is the share of one worker's wall time that is not spent in the runs
 themselves; starting the workers, which happens once a sweep however long it is, is reported beside it.
 """
 
