@@ -259,7 +259,7 @@ def limited_to(number: int | None) -> Iterator[None]:
 def _no_collection() -> Iterator[None]:
     """Keep Python's garbage collector out of the samples, as timeit does."""
     enabled = gc.isenabled()
-    gc.collect()
+    gc.collect(1)  # what was just left behind; a full collection takes a quarter of a second once torch is loaded
     gc.disable()
     try:
         yield
