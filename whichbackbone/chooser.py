@@ -240,9 +240,9 @@ def _sizes() -> pd.DataFrame:
 
 
 def _memory(output: str, machine: str | None) -> pd.DataFrame:
-    """name, size, memory_mb: of one forward pass at batch 1, where notebook 10 counted it."""
+    """name, size, memory_mb: of one forward pass at batch 1, where notebook 09 counted it."""
     try:
-        rows = results.latest("10_which_backbone", "memory", output, machine)
+        rows = results.latest("09_speed_critique", "memory", output, machine)
     except FileNotFoundError:
         return pd.DataFrame({"name": pd.Series(dtype=str), "size": pd.Series(dtype=int), "memory_mb": math.nan})
     return pd.DataFrame({"name": rows["name"], "size": rows["size"], "memory_mb": rows.forward_mb})
