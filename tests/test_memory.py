@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from whichbackbone.memory import peak_bytes
+from whichbackbone.memory import forward_mb, peak_bytes
 
 KB = 1000
 OLD = torch.zeros(250)  # 1 kB, older than every call
@@ -95,3 +95,11 @@ def test_a_failing_call_leaves_nothing_behind():
     with pytest.raises(MemoryError):
         peak_bytes(fail)
     assert peak_bytes(kilobytes) == KB
+
+
+def test_a_forward_pass_holds_its_weights_and_its_largest_maps():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.BatchNorm2d(8)).eval()
+    held = 4 * (3 * 8 + 4 * 8) + 8  # the batch norm's counter is one int64
+    x = torch.rand(1, 3, 16, 16)
+    assert forward_mb(net, x) * 1e6 == pytest.approx(held + 2 * 4 * 8 * 16 * 16)
+    assert forward_mb(net, x.repeat(2, 1, 1, 1)) * 1e6 == pytest.approx(held + 2 * 2 * 4 * 8 * 16 * 16)

@@ -212,6 +212,19 @@ def test_heads_learn_and_choose(kind):
     assert np.mean((np.array(run["p"]) > 0.5) == y[60:]) > 0.9
 
 
+def test_the_svm_has_the_rbf_kernel_of_sklearn():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(120, 40)), np.arange(120) % 2
+
+    def answers(**svc) -> np.ndarray:
+        changed = {f"calibratedclassifiercv__estimator__{k}": v for k, v in svc.items()}
+        head = transfer.head("svm", 3.0).set_params(**changed)
+        return head.fit(x[:90], y[:90]).predict_proba(x[90:])[:, 1]
+
+    assert answers() == pytest.approx(answers(kernel="rbf", gamma="auto"), abs=1e-6)
+    assert answers() != pytest.approx(answers(kernel="rbf", gamma=0.2), abs=1e-3)
+
+
 def test_an_unknown_head_names_those_there_are():
     with pytest.raises(ValueError, match="choose one of probe, svm, knn"):
         transfer.head("forest", 1)

@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
@@ -25,6 +26,13 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
     with _LiveStorages() as live:
         call()
     return live.peak
+
+
+@torch.inference_mode()
+def forward_mb(model: nn.Module, x: torch.Tensor) -> float:
+    """MB (1e6 bytes) held at the peak of a forward pass of ``model`` on ``x``: weights, buffers, live activations."""
+    held = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return (held + peak_bytes(lambda: model(x), x.device.type)) / 1e6
 
 
 class _LiveStorages(TorchDispatchMode):
