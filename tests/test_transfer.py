@@ -221,8 +221,8 @@ def test_the_svm_has_the_rbf_kernel_of_sklearn():
         head = transfer.head("svm", 3.0).set_params(**changed)
         return head.fit(x[:90], y[:90]).predict_proba(x[90:])[:, 1]
 
-    assert answers() == pytest.approx(answers(kernel="rbf", gamma="auto"), abs=1e-6)
-    assert answers() != pytest.approx(answers(kernel="rbf", gamma=0.2), abs=1e-3)
+    assert answers() == pytest.approx(answers(kernel="rbf", gamma=0.5 / 40), abs=1e-6)
+    assert answers() != pytest.approx(answers(kernel="rbf", gamma="auto"), abs=1e-3)
 
 
 def test_an_unknown_head_names_those_there_are():

@@ -327,7 +327,7 @@ def _save(file: Path, array: np.ndarray) -> None:
 
 # -------------------------------------------------------------------------------------------------------- methods
 
-GRID = {"probe": (1e-4, 1e-3, 1e-2, 1e-1), "svm": (1.0, 3.0, 10.0), "knn": (5, 15, 45)}
+GRID = {"probe": (1e-4, 1e-3, 1e-2, 1e-1), "svm": (3.0, 10.0, 30.0), "knn": (5, 15, 45)}
 FOLDS = StratifiedKFold(3, shuffle=True, random_state=0)  # the list goes module by module: unshuffled, folds differ
 
 
@@ -338,12 +338,20 @@ def head(kind: str, setting: float) -> BaseEstimator:
     """
     if kind == "probe":
         return make_pipeline(StandardScaler(), LogisticRegression(C=setting, max_iter=2000))
-    if kind == "svm":  # gamma="auto", but as one matrix product: twenty times faster on thousands of features
-        machine = SVC(C=setting, kernel=rbf_kernel)
+    if kind == "svm":
+        machine = SVC(C=setting, kernel=_wide_rbf)
         return make_pipeline(StandardScaler(), CalibratedClassifierCV(machine, cv=FOLDS, ensemble=False))
     if kind == "knn":
         return make_pipeline(Normalizer(), KNeighborsClassifier(int(setting), weights="distance"))
     raise ValueError(f"unknown head {kind!r}: choose one of {', '.join(GRID)}")
+
+
+def _wide_rbf(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """RBF kernel, of half the gamma that sklearn calls "auto": in validation the smoother function did better.
+
+    As one matrix product it is twenty times faster on thousands of features than libsvm's own.
+    """
+    return rbf_kernel(a, b, gamma=0.5 / a.shape[1])
 
 
 def certainty(cells: Cells) -> np.ndarray:
