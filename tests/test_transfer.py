@@ -34,6 +34,16 @@ def tiny(tmp_path, monkeypatch) -> str:
     return "tiny"
 
 
+def test_folds_test_every_cell_once_and_are_stratified():
+    cells = some_cells(96)
+    cut = transfer.folds(cells, 0)
+    assert sorted(np.concatenate([s.test for s in cut])) == list(range(96))
+    for s in cut:
+        assert len(s.test) == 24 and not set(s.train) & set(s.test)
+        assert pd.Series(cells.strata[s.test]).value_counts().tolist() == [9, 9, 3, 3]
+    assert any((a.test != b.test).any() for a, b in zip(cut, transfer.folds(cells, 1), strict=True))
+
+
 def test_a_split_is_stratified_and_follows_its_seed():
     cells = some_cells(400)
     a, b = transfer.split(cells, 0), transfer.split(cells, 1)

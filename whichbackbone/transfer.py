@@ -68,6 +68,12 @@ def split(cells: Cells, seed: int, share: float = TEST_SHARE) -> Split:
     return Split(np.sort(train), np.sort(test))
 
 
+def folds(cells: Cells, seed: int, count: int = 4) -> list[Split]:
+    """As many splits as there are folds, each stratified like `split`: every cell is tested by exactly one."""
+    cut = StratifiedKFold(count, shuffle=True, random_state=seed)
+    return [Split(train, test) for train, test in cut.split(cells.strata, cells.strata)]
+
+
 def never_tested(splits: Sequence[Split]) -> np.ndarray:
     """Cells that every split trains on: choices made with these alone have seen no cell that is ever tested."""
     common = set(splits[0].train.tolist()).intersection(*(s.train.tolist() for s in splits))
