@@ -44,15 +44,24 @@ def test_folds_test_every_cell_once_and_are_stratified():
     assert any((a.test != b.test).any() for a, b in zip(cut, transfer.folds(cells, 1), strict=True))
 
 
-def test_a_split_is_stratified_and_follows_its_seed():
+def test_three_splits_test_every_cell_once_but_those_that_choose():
     cells = some_cells(400)
-    a, b = transfer.split(cells, 0), transfer.split(cells, 1)
-    assert len(a.train) == 300 and len(a.test) == 100 and not set(a.train) & set(a.test)
-    shares = [[np.mean(cells.strata[part] == s) for s in sorted(set(cells.strata))] for part in (a.train, a.test)]
-    assert np.allclose(*shares, atol=0.01)
-    assert np.array_equal(a.test, transfer.split(cells, 0).test) and not np.array_equal(a.test, b.test)
-    safe = transfer.never_tested([a, b])
-    assert len(safe) and not set(safe) & (set(a.test) | set(b.test))
+    cut = [transfer.split(cells, seed) for seed in range(3)]
+    safe = transfer.choosing(cells)
+    assert len(safe) == 100 and sorted(np.concatenate([safe, *(s.test for s in cut)])) == list(range(400))
+    for s in cut:
+        assert len(s.train) == 300 and not set(s.train) & set(s.test) and set(safe) <= set(s.train)
+        shares = [[np.mean(cells.strata[part] == t) for t in sorted(set(cells.strata))] for part in (s.train, s.test)]
+        assert np.allclose(*shares, atol=0.01)
+    again, other = transfer.split(cells, 0), transfer.split(cells, 3)
+    assert np.array_equal(cut[0].test, again.test) and not np.array_equal(cut[0].test, other.test)
+    assert set(safe) <= set(other.train)
+
+
+def test_too_few_cells_of_a_class_cannot_be_folded():
+    cells = some_cells(28)  # three defective cells of one type for four folds
+    with pytest.raises(ValueError, match="and 4 of each in all .* has 3"):
+        transfer.folds(cells, 0)
 
 
 def test_a_subset_is_stratified_or_refused():

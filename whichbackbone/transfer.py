@@ -39,7 +39,7 @@ from whichbackbone.models.resnet import Network
 
 FLIPS = ((), (3,), (2,), (2, 3))  # dimensions of (N, C, H, W): as it is, left-right, up-down, both (a half turn)
 POOLINGS = ("mean", "max")  # how a map becomes one number: what is typical, and what stands out
-TEST_SHARE = 0.25  # as published: 656 of 2,624 cells
+QUARTERS = 4  # a quarter of the cells is tested, as published: 656 of 2,624
 BINS = 10  # of the calibration error
 
 
@@ -60,24 +60,32 @@ class Split:
     test: np.ndarray
 
 
-def split(cells: Cells, seed: int, share: float = TEST_SHARE) -> Split:
-    """A random split in which each class of each type has its share in both parts. ValueError as for `subset`."""
+def folds(cells: Cells, seed: int, count: int = QUARTERS) -> list[Split]:
+    """As many splits as folds, in which each class of each type has its share: every cell is tested by exactly one.
+
+    ValueError as for `subset`.
+    """
     every = np.arange(len(cells))
-    _enough(cells, every, len(set(cells.strata)), share)
-    train, test = train_test_split(every, test_size=share, stratify=cells.strata, random_state=seed)
-    return Split(np.sort(train), np.sort(test))
-
-
-def folds(cells: Cells, seed: int, count: int = 4) -> list[Split]:
-    """As many splits as there are folds, each stratified like `split`: every cell is tested by exactly one."""
+    _enough(cells, every, 1 / count, count)
     cut = StratifiedKFold(count, shuffle=True, random_state=seed)
-    return [Split(train, test) for train, test in cut.split(cells.strata, cells.strata)]
+    return [Split(train, test) for train, test in cut.split(every, cells.strata)]
 
 
-def never_tested(splits: Sequence[Split]) -> np.ndarray:
-    """Cells that every split trains on: choices made with these alone have seen no cell that is ever tested."""
-    common = set(splits[0].train.tolist()).intersection(*(s.train.tolist() for s in splits))
-    return np.array(sorted(common))
+def choosing(cells: Cells) -> np.ndarray:
+    """The quarter that no `split` tests and every one trains on: it chooses, and no tested cell has a say."""
+    return folds(cells, 0)[0].test
+
+
+def split(cells: Cells, seed: int) -> Split:
+    """Three quarters to train on and one to test: seeds 0, 1 and 2 test each cell but the `choosing` ones once.
+
+    Seeds 3, 4 and 5 do the same with another cut, and so on. Stratified, and ValueError, as `folds`.
+    """
+    every, rounds, turn = np.arange(len(cells)), *divmod(seed, QUARTERS - 1)
+    rest = np.setdiff1d(every, choosing(cells))
+    cut = StratifiedKFold(QUARTERS - 1, shuffle=True, random_state=rounds).split(rest, cells.strata[rest])
+    test = rest[list(cut)[turn][1]]
+    return Split(np.setdiff1d(every, test), test)
 
 
 def subset(cells: Cells, among: np.ndarray, share: float, seed: int) -> np.ndarray:
@@ -91,18 +99,18 @@ def subset(cells: Cells, among: np.ndarray, share: float, seed: int) -> np.ndarr
     if share == 1:
         return among
     strata = cells.strata[among]
-    _enough(cells, among, len(set(strata)), share)
+    _enough(cells, among, share)
     part, _ = train_test_split(among, train_size=share, stratify=strata, random_state=seed)
     return np.sort(part)
 
 
-def _enough(cells: Cells, among: np.ndarray, kinds: int, share: float) -> None:
+def _enough(cells: Cells, among: np.ndarray, share: float, each: int = 2) -> None:
     """ValueError where a stratified split is impossible."""
     names, counts = np.unique(cells.strata[among], return_counts=True)
     part = int(min(share, 1 - share) * len(among))
-    if part < kinds or counts.min() < 2:
+    if part < len(names) or counts.min() < each:
         raise ValueError(f"{share:.1%} of {len(among)} cells cannot be stratified: expected at least one cell for each "
-                         f"of {kinds} combinations of class and type in both parts, and two of each in all ("
+                         f"of {len(names)} combinations of class and type in both parts, and {each} of each in all ("
                          f"{names[counts.argmin()]!r} has {counts.min()}); take a larger share")
 
 
@@ -431,16 +439,16 @@ def fit_model(model: nn.Module, data: Tensor, cells: Cells, split: Split, *, see
               **how: Any) -> dict[str, Any]:
     """Train on all flips of the training cells.
 
-    Returns p (of the test cells, averaged over the flips), cell (their positions), p_plain (without flips), seconds (of
-    training), epoch_seconds and test_accuracy of each epoch (without flips; nan unless watched), step_bytes (peak of
-    live tensors in one step of training, weights and optimizer included), trained (parameters).
+    Returns p (of the test cells, averaged over the flips), cell (their positions), seconds (of training), epoch_seconds
+    and test_accuracy of each epoch (without flips; nan unless watched), step_bytes (peak of live tensors in one step of
+    training, weights and optimizer included), trained (parameters).
     """
     model = model.to(memory_format=torch.channels_last)
     train = rows(data, cells.soft, split.train, flips)
     test = rows(data, cells.soft, split.test) if watch else None
     history = training.fit(model, train, test, seed=seed, copies=flips, watched=0, **how)
-    p = {f: probability(model, data, split.test, len(cells), f) for f in (1, flips)}
-    return dict(p=p[flips].tolist(), p_plain=p[1].tolist(), cell=split.test.tolist(), seconds=history.seconds.sum(),
+    p = probability(model, data, split.test, len(cells), flips)
+    return dict(p=p.tolist(), cell=split.test.tolist(), seconds=history.seconds.sum(),
                 epoch_seconds=history.seconds.tolist(), test_accuracy=(1 - history.test_error).tolist(),
                 step_bytes=step_bytes(model, train[: how.get("batch", 128)]),
                 trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
