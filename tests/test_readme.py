@@ -75,6 +75,7 @@ def test_a_row_of_the_verdicts():
 
 def test_long_lists_of_figures_are_cut_and_the_claims_are_counted():
     assert readme_tables.short("a: 1x; b: 2x; c: 3x; d: 4x") == "a: 1x; b: 2x; and 2 more"
+    assert readme_tables.short("a: 1x; b: 2x; a, c: 3x", "holds only if: a, c") == "a, c: 3x; a: 1x; and 1 more"
     assert readme_tables.short("a: 1x; b: 2x") == "a: 1x; b: 2x"
     assert readme_tables.tally(VERDICTS) == "Of 2 claims: **1 holds, 1 does not hold**."
 

@@ -23,8 +23,8 @@ def verdict_table(verdicts: pd.DataFrame) -> str:
         {
             "claim": f"{row.claim} ({row.who})",
             "verdict": re.sub(r"^([^:]*:?)", r"**\1**", row.verdict),
-            "measured here": short(row.measured),
-            "published": short(row.published),
+            "measured here": short(row.measured, row.verdict),
+            "published": short(row.published, row.verdict),
             "evidence": f"[{row.notebook[:2]}](notebooks/{row.notebook}.ipynb#{anchor(row.section)})",
         }
         for row in verdicts.fillna("").itertuples()
@@ -39,9 +39,10 @@ def pipes(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def short(figures: str, most: int = 2) -> str:
-    """The first figures of a claim; notebook 10 has them all."""
-    parts = str(figures).split("; ")
+def short(figures: str, verdict: str = "", most: int = 2) -> str:
+    """The first figures of a claim, those that its verdict names before the others; notebook 10 has them all."""
+    named = verdict.partition(": ")[2].split("; ")
+    parts = sorted(str(figures).split("; "), key=lambda part: part.rpartition(": ")[0] not in named)
     return "; ".join(parts[:most]) + (f"; and {len(parts) - most} more" if len(parts) > most else "")
 
 
