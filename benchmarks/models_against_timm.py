@@ -15,7 +15,9 @@ import timm
 import torch
 
 from benchmarks.timer_against_peers import conditions, markdown, warn_if_busy
-from whichbackbone import checks, machine, timing
+from whichbackbone import checks
+from whichbackbone.evidence import machine
+from whichbackbone.measure import timing
 
 SLOWER = 1.03  # the largest median ratio of ours to timm's that is let pass
 SECONDS = 8.0  # for the rounds of one variant
@@ -34,7 +36,7 @@ def compare(name: str, x: torch.Tensor) -> dict[str, object]:
 
 def main() -> int:
     """Measure, write the table, and return the exit code."""
-    torch.set_num_threads(machine.available_threads())
+    torch.set_num_threads(machine.usable_cores())
     torch.manual_seed(0)
     warn_if_busy()
     start = time.perf_counter()

@@ -9,7 +9,8 @@ interrupted run goes on where it stopped. About as long as the notebook's own po
 
 import argparse
 
-from whichbackbone import populations, results
+from whichbackbone.evidence.store import Store
+from whichbackbone.experiments import populations
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     given = parser.parse_args()
     setting = populations.SETTING
     rows = populations.experiment(given.seed, **setting, folder=f"06_calibration_{given.seed}", workers=given.workers)
-    store = results.Store("06_regnet", "standard", given.output)
+    store = Store("06_regnet", "standard", given.output)
     keep = ["space", "seed", "depth", "b", "g", "w_m", "status", "error", "train_error", "macs", "activations"]
     table = rows[[*keep, "seconds"]].assign(setting=" ".join(f"{k}={v:g}" for k, v in setting.items()))
     store.append("calibration", table)

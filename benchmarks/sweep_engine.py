@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.timer_against_peers import conditions, markdown, warn_if_busy
-from whichbackbone import datasets, populations, sweep
+from whichbackbone.experiments import datasets, populations, sweep
 from whichbackbone.models import regnet
 
 GAIN = 1.7  # least times that two workers are faster than one

@@ -21,7 +21,8 @@ import torch
 from scipy.stats import kendalltau
 from torch.utils.benchmark import Timer
 
-from whichbackbone import machine, timing
+from whichbackbone.evidence import machine
+from whichbackbone.measure import timing
 
 AGREE = 0.05  # medians of the methods differ by at most this share
 TAU = 0.95  # least Kendall rank correlation between two runs of ours
@@ -105,7 +106,7 @@ def conditions(start: float) -> str:
     here = machine.describe()
     versions = ", ".join(f"{p} {here.versions[p]}" for p in ("torch", "timm", "numpy"))
     return (
-        f"{here.cpu}, {torch.get_num_threads()} threads, {here.os}; Python {here.python}, {versions}; "
+        f"{here.processor}, {torch.get_num_threads()} threads, {here.os}; Python {here.python}, {versions}; "
         f"{datetime.now(UTC):%Y-%m-%d}; {time.perf_counter() - start:.0f} s."
     )
 
@@ -118,7 +119,7 @@ def warn_if_busy() -> None:
 
 def main() -> int:
     """Measure, write the table, and return the exit code."""
-    torch.set_num_threads(machine.available_threads())
+    torch.set_num_threads(machine.usable_cores())
     torch.manual_seed(0)
     warn_if_busy()
     start = time.perf_counter()

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from project import ROOT
 
-from whichbackbone import chooser
+from whichbackbone.evidence import chooser
 
 
 def test_limits_are_kept_and_what_breaks_them_says_why():
@@ -86,7 +86,7 @@ def test_nonsense_is_refused_in_one_line(wish, says):
 
 
 def test_what_was_not_measured_names_the_notebook(tmp_path, monkeypatch):
-    monkeypatch.setattr("whichbackbone.results.REPOSITORY", tmp_path)
+    monkeypatch.setattr("whichbackbone.evidence.store.REPOSITORY", tmp_path)
     with pytest.raises(FileNotFoundError, match="run notebook 09_speed_critique"):
         chooser.choose()
 

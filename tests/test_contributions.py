@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from project import ROOT
 
-from whichbackbone import machine, results
+from whichbackbone.evidence import machine, store
+from whichbackbone.evidence.store import Store
 
 MACHINES = sorted((ROOT / "data/results").iterdir())
 NOTEBOOK = "09_speed_critique"
@@ -23,7 +24,7 @@ def test_committed_measurements_are_good(folder):
 
 
 def test_the_rules_are_those_of_what_writes_the_tables():
-    assert tuple(check_results.PROVENANCE) == results.PROVENANCE
+    assert tuple(check_results.PROVENANCE) == store.PROVENANCE
     assert check_results.MACHINE.fullmatch(machine.slug())
     known = check_results.known_tables(ROOT / "notebooks")
     assert "pairs" in known[NOTEBOOK] and "degradation" in known["02_resnet"] and known["00_start_here"] == []
@@ -32,10 +33,10 @@ def test_the_rules_are_those_of_what_writes_the_tables():
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder as ``./run_all.sh`` leaves it on another machine."""
-    store = results.Store(NOTEBOOK, "standard", str(tmp_path))
-    store.append("latency", pd.DataFrame({"name": ["resnet50"], "median_ms": [42.5], "samples_ms": [[42.0, 43.0]]}))
-    store.append("pairs", pd.DataFrame({"first": ["a"], "ratio": [2.0]}))
-    return store.folder.parent.rename(tmp_path / "data/results/zen-64-cores")
+    kept = Store(NOTEBOOK, "standard", str(tmp_path))
+    kept.append("latency", pd.DataFrame({"name": ["resnet50"], "median_ms": [42.5], "samples_ms": [[42.0, 43.0]]}))
+    kept.append("pairs", pd.DataFrame({"first": ["a"], "ratio": [2.0]}))
+    return kept.folder.parent.rename(tmp_path / "data/results/zen-64-cores")
 
 
 def test_what_run_all_leaves_is_good(folder):

@@ -8,7 +8,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from whichbackbone import cost
+from whichbackbone.measure import cost
 
 # layer, channels in, and by hand on 6x6 pixels: kind, MACs, parameters, activations
 BY_HAND = [

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from whichbackbone import datasets
-from whichbackbone.datasets import CLASSES, FACES, glyphs
+from whichbackbone.experiments import datasets
+from whichbackbone.experiments.datasets import CLASSES, FACES, glyphs
 
 
 @pytest.fixture(autouse=True)

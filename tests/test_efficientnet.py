@@ -8,9 +8,12 @@ import torch
 from operators import operators
 from torch import nn
 
-from whichbackbone import checks, cost, exercises, published
+from whichbackbone import checks
+from whichbackbone.evidence import published
+from whichbackbone.measure import cost
 from whichbackbone.models.efficientnet import B0, SCALES, VARIANTS, ConvSame, build, conv_same, efficientnet
 from whichbackbone.models.mobilenet import InvertedResidual, SqueezeExcite
+from whichbackbone.teach import exercises
 
 TAN = "Tan & Le 2019, EfficientNet (arXiv:1905.11946v5)"
 LITE = "tensorflow/tpu EfficientNet-lite README"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from whichbackbone import datasets
+from whichbackbone.experiments import datasets
 
 ROWS = [("cell0001.png", "0.0", "mono"), ("cell0002.png", "0.3333333333333333", "poly"),
         ("cell0003.png", "0.6666666666666666", "mono"), ("cell0004.png", "1.0", "poly")]  # fmt: skip

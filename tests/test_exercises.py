@@ -2,8 +2,8 @@
 
 import pytest
 
-from whichbackbone import exercises
-from whichbackbone.exercises import EXERCISES, Exercise, check, predict
+from whichbackbone.teach import exercises
+from whichbackbone.teach.exercises import EXERCISES, Exercise, check, predict
 
 
 @pytest.mark.parametrize("name", EXERCISES)

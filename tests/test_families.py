@@ -9,7 +9,9 @@ from operators import operators
 from timm.layers import Conv2dSame
 from torch import nn
 
-from whichbackbone import checks, cost, published
+from whichbackbone import checks
+from whichbackbone.evidence import published
+from whichbackbone.measure import cost
 from whichbackbone.models import efficientnet, mnasnet, mobilenet, regnet, resnest
 from whichbackbone.models.mobilenet import V3_SMALL, InvertedResidual, Stage, V1Row, V2Row, V3Row, round8
 

@@ -9,6 +9,7 @@ from IPython.display import Image, Markdown
 from PIL import Image as Pillow
 
 from whichbackbone import figures
+from whichbackbone.evidence import catalogue
 
 
 @pytest.fixture
@@ -102,7 +103,8 @@ def rgb(colour: str) -> tuple[int, ...]:
     ],
 )
 def test_family_and_colour(name, family):
-    assert figures.family(name) == family and figures.colour(name) == figures.colour(family) == figures.COLOURS[family]
+    assert catalogue.family(name) == family
+    assert figures.colour(name) == figures.colour(family) == figures.COLOURS[family]
 
 
 def test_families_differ_in_colour():

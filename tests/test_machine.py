@@ -7,8 +7,8 @@ import psutil
 import pytest
 import torch
 
-from whichbackbone import machine
-from whichbackbone.machine import Machine
+from whichbackbone.evidence import machine
+from whichbackbone.evidence.machine import Machine
 
 FACTS = dict(ram_gib=16.0, os="Linux x86_64", flags="", python="3.11.7", versions={})
 
@@ -45,11 +45,11 @@ def test_slug_of_this_machine():
 def test_threads_are_those_this_process_may_use(monkeypatch):
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {0, 3}, raising=False)
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8)
-    assert machine.available_threads() == 2
+    assert machine.usable_cores() == 2
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 1)  # two hyper-threads of one core
-    assert machine.available_threads() == 1
+    assert machine.usable_cores() == 1
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: None)
-    assert machine.available_threads() == 2
+    assert machine.usable_cores() == 2
 
 
 def test_a_package_that_is_missing_is_said_to_be(monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from whichbackbone.memory import forward_mb, peak_bytes
+from whichbackbone.measure.memory import forward_mb, peak_bytes
 
 KB = 1000
 OLD = torch.zeros(250)  # 1 kB, older than every call

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from benchmarks import sweep_engine
-from whichbackbone import cost, populations
+from whichbackbone.experiments import populations
+from whichbackbone.measure import cost
 from whichbackbone.models import regnet
 
 SIZE, LOW, HIGH = 20, 0.5e6, 0.65e6

@@ -9,7 +9,9 @@ import timm
 import torch
 from torch import nn
 
-from whichbackbone import cost, figures, published
+from whichbackbone import figures
+from whichbackbone.evidence import published
+from whichbackbone.measure import cost
 
 
 def test_filters():

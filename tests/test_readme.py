@@ -11,7 +11,7 @@ import pytest
 import readme_tables
 from project import ROOT, notebook
 
-from whichbackbone import ledger, results
+from whichbackbone.evidence import claims, store
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUOTED = re.compile(r"<!-- begin (\S+\.md) -->\n(.*?)<!-- end \1 -->", re.DOTALL)
@@ -54,7 +54,7 @@ PAGE = "measured on `zen-64-cores`\n<!-- begin verdicts -->\nold\n<!-- end verdi
 def test_the_verdicts_are_those_of_the_ledger():
     parts = readme_tables.blocks(readme_tables.shown_machine(README))
     assert readme_tables.filled(README, parts) == README, "out of date: python tools/readme_tables.py"
-    assert parts["verdicts"].count("](notebooks/") == len(ledger.load()) > 20, "every claim has a row and a link"
+    assert parts["verdicts"].count("](notebooks/") == len(claims.load()) > 20, "every claim has a row and a link"
 
 
 def test_a_changed_verdict_makes_the_page_stale():
@@ -83,7 +83,7 @@ def test_long_lists_of_figures_are_cut_and_the_claims_are_counted():
 def test_the_cost_on_a_cluster_is_what_notebook_06_measured(monkeypatch):
     rows = pd.DataFrame({"what": ["ours", "the paper's: 400 MMACs"], "seconds a net": [4.25, 1e6],
                          "core-hours": [3.5, 8e5], "hours on 64 cores": [0.055, 13e3]})  # fmt: skip
-    monkeypatch.setattr(results, "latest", lambda *_, **__: rows)
+    monkeypatch.setattr(store, "latest", lambda *_, **__: rows)
     said = readme_tables.cluster("zen-64-cores")
     for part in ("4.2 core-seconds", "3.5 core-hours in all, 3 minutes", "(400 MMACs) would take 800,000"):
         assert part in said
@@ -91,7 +91,7 @@ def test_the_cost_on_a_cluster_is_what_notebook_06_measured(monkeypatch):
     def nothing(*_, **__):
         raise FileNotFoundError
 
-    monkeypatch.setattr(results, "latest", nothing)
+    monkeypatch.setattr(store, "latest", nothing)
     assert readme_tables.cluster("zen-64-cores").endswith("4. Cost: not measured yet: run 06.")
 
 

@@ -10,7 +10,9 @@ import torch
 from operators import operators
 from torch import nn
 
-from whichbackbone import checks, cost, published
+from whichbackbone import checks
+from whichbackbone.evidence import published
+from whichbackbone.measure import cost
 from whichbackbone.models import resnet
 from whichbackbone.models.resnet import VARIANTS, DropPath, Residual, cifar_resnet, shortcut
 

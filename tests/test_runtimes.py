@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from whichbackbone import runtimes
-from whichbackbone.runtimes import WrongOutput, fold_batch_norm, prepare
+from whichbackbone.measure import runtimes
+from whichbackbone.measure.runtimes import WrongOutput, fold_batch_norm, prepare
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from whichbackbone import search, sweep
+from whichbackbone.experiments import search, sweep
 
 SPACE = {"depth": (1, 2, 3, 4), "kernel": (3, 5), "gate": (False, True), "op": ("full", "separable")}
 

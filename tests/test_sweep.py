@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from whichbackbone import sweep
+from whichbackbone.experiments import sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -272,7 +272,7 @@ def test_in_a_notebook(tmp_path):
     code = """
 import sys, warnings
 sys.path.insert(0, ROOT)
-from whichbackbone import sweep
+from whichbackbone.experiments import sweep
 OFFSET = 1
 def shifted(x):
     return x + OFFSET

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from whichbackbone import timing
-from whichbackbone.timing import measure, ratio
+from whichbackbone.measure import timing
+from whichbackbone.measure.timing import measure, ratio
 
 
 class Clock:

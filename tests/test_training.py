@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from whichbackbone import training
-from whichbackbone.datasets import Images
+from whichbackbone.experiments import training
+from whichbackbone.experiments.datasets import Images
 
 
 def blobs(n: int, seed: int = 0) -> Images:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from whichbackbone import checks, transfer, weights
-from whichbackbone.datasets import Cells
+from whichbackbone import checks, weights
+from whichbackbone.experiments import transfer
+from whichbackbone.experiments.datasets import Cells
 from whichbackbone.models import mobilenet
 
 

@@ -16,9 +16,9 @@ import notebook_files as files
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_FILE = 1_000_000  # bytes, as for every file of the repository
-MACHINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-\d+-cores")  # what whichbackbone.machine.slug() makes
+MACHINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-\d+-cores")  # what whichbackbone.evidence.machine.slug() makes
 
-# What stands in each row of every table (whichbackbone.results.PROVENANCE), and what it looks like.
+# What stands in each row of every table (whichbackbone.evidence.store.PROVENANCE), and what it looks like.
 PROVENANCE = {
     "run": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
     "written": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from whichbackbone import front, ledger, results
+from whichbackbone.evidence import claims, store, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 MACHINE = re.compile(r"measured on `([a-z0-9-]+)`")
@@ -40,7 +40,7 @@ def pipes(frame: pd.DataFrame) -> str:
 
 
 def short(figures: str, verdict: str = "", most: int = 2) -> str:
-    """The first figures of a claim, those that its verdict names before the others; notebook 10 has them all."""
+    """The first figures of a claim, those that its verdict names before the others; notebook 14 has them all."""
     named = verdict.partition(": ")[2].split("; ")
     parts = sorted(str(figures).split("; "), key=lambda part: part.rpartition(": ")[0] not in named)
     return "; ".join(parts[:most]) + (f"; and {len(parts) - most} more" if len(parts) > most else "")
@@ -62,9 +62,9 @@ def tally(verdicts: pd.DataFrame) -> str:
 
 def blocks(machine: str) -> dict[str, str]:
     """Name -> what belongs between its markers, for one machine's measurements."""
-    verdicts = ledger.verdicts(machine=machine)
+    verdicts = claims.verdicts(machine=machine)
     ledger_says = f"{tally(verdicts)}\n\n{verdict_table(verdicts)}"
-    answer = f"{front.first_question(machine=machine)}\n\n{pipes(front.situations(machine=machine))}"
+    answer = f"{summary.first_question(machine=machine)}\n\n{pipes(summary.situations(machine=machine))}"
     return {"answer": answer, "verdicts": ledger_says, "cluster": cluster(machine)}
 
 
@@ -82,7 +82,7 @@ ones so that two cores are enough. 500 models in each space, as in the paper, ru
 def cluster(machine: str) -> str:
     """How to run notebook 06's populations at the paper's size, and what it costs by what 06 measured."""
     try:
-        rows = results.latest("06_regnet", "cluster", of=machine)
+        rows = store.latest("06_regnet", "cluster", of=machine)
     except FileNotFoundError:
         return f"{STEPS}\n4. Cost: not measured yet: run 06."
     ours, paper = (row for _, row in rows.iloc[:2].iterrows())

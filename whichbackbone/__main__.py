@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = vars(parser().parse_args(arguments))
     given.pop("command")
     every = given.pop("all")
-    from whichbackbone import chooser  # torch takes seconds to load: a mistyped option should not wait for it
+    from whichbackbone.evidence import chooser  # torch takes seconds to load: a mistyped option should not wait for it
 
     try:
         ranked = chooser.choose(**given)

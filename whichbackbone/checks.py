@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from whichbackbone import cost, models
+from whichbackbone import models
+from whichbackbone.measure import cost
 
 TOLERANCE = 1e-5  # of the range of timm's logits
 

@@ -1,7 +1,6 @@
 """One look for every figure: white ground, colour-blind-safe colours fixed per family, direct labels, alt text."""
 
 import io
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image as Pillow
 from schemdraw import flow
+
+from whichbackbone.evidence import catalogue
 
 DPI = 150
 MAX_BYTES = 150_000
@@ -32,34 +33,10 @@ COLOURS = {
 }
 GREY = "#6B6B6B"
 
-_FAMILY_BY_PREFIX = {
-    "resnest": "ResNeSt",
-    "regnet": "RegNet",
-    "densenet": "DenseNet",
-    "mobilenet": "MobileNet",
-    "mnasnet": "MnasNet",
-    "semnasnet": "MnasNet",
-    "efficientnet": "EfficientNet",
-    "resnext": "ResNet",
-    "resnet": "ResNet",
-    "seresnet": "ResNet",
-    "seresnext": "ResNet",
-    "wide_resnet": "ResNet",
-}
-
-
-def family(timm_name: str) -> str:
-    """Family of a model by its timm name. Raises ``ValueError`` for a name of no family of the study."""
-    bare = re.sub("^(tf|gluon|ig)_", "", timm_name)  # where the weights come from
-    for prefix, name in _FAMILY_BY_PREFIX.items():
-        if bare.startswith(prefix):
-            return name
-    raise ValueError(f"{timm_name!r} belongs to no family of this study: {', '.join(COLOURS)}")
-
 
 def colour(name: str) -> str:
     """Colour (hex) of a family, or of the family of a model given by its timm name."""
-    return COLOURS.get(name) or COLOURS[family(name)]
+    return COLOURS.get(name) or COLOURS[catalogue.family(name)]
 
 
 def style() -> None:

@@ -2,8 +2,8 @@
 
 Searches that advance together hand their populations over as one batch, so that all cores have work. What a search
 proposes follows from its seed and from the values it was told, and from nothing else: when these come from a store
-(:mod:`whichbackbone.sweep`), a search that was interrupted and is started again repeats its stored trials without
-computing them, and goes on with the first one that is missing, to the same end as if nothing had happened.
+(:mod:`whichbackbone.experiments.sweep`), a search that was interrupted and is started again repeats its stored trials
+without computing them, and goes on with the first one that is missing, to the same end as if nothing had happened.
 """
 
 import json

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from whichbackbone import figures, published, results, runtimes
+from whichbackbone.evidence import catalogue, published, store
+from whichbackbone.evidence.catalogue import DENSE, TASKS
 
-TASKS = ("classification", "transfer", "detection", "segmentation")
-DENSE = ("detection", "segmentation")  # need feature maps at several strides, of larger images
 HARDWARE = ("cpu", "gpu", "phone")
 VALIDATION_IMAGES = 50_000  # of ImageNet, on which every top-1 here was taken
 
@@ -60,13 +59,13 @@ class Wish:
         if self.hardware == "phone" and self.batch > 1:
             raise ValueError(f"batch {self.batch} on a phone: only single images were published; leave batch out")
         if self.task in DENSE and self.hardware != "cpu":
-            raise ValueError(f"{self.task} is measured on the CPU alone (notebook 10): ask for hardware 'cpu'")
+            raise ValueError(f"{self.task} is measured on the CPU alone (notebook 14): ask for hardware 'cpu'")
         if self.task in DENSE and (self.runtime not in (None, "eager") or self.batch > 1):
             raise ValueError(f"{self.task} is measured in eager mode at batch 1 alone: leave runtime and batch out")
 
     def runtimes(self) -> tuple[str, ...]:
         """Runtimes with a time on this hardware."""
-        return {"cpu": runtimes.NAMES, "gpu": tuple(GPU), "phone": ("tf-lite",)}[self.hardware]
+        return {"cpu": tuple(catalogue.RUNTIMES), "gpu": tuple(GPU), "phone": ("tf-lite",)}[self.hardware]
 
 
 def choose(
@@ -95,7 +94,7 @@ def choose(
         params_m: most parameters, in millions.
         pretrained: rank by the best published ImageNet-1k weights; otherwise by accuracies of one recipe (100 epochs,
             RegNet's authors), since you will train it yourself.
-        runtime: one of :data:`whichbackbone.runtimes.NAMES`; None takes the fastest that was timed.
+        runtime: one of :data:`whichbackbone.evidence.catalogue.RUNTIMES`; None takes the fastest that was timed.
         machine: whose measurements, a folder of data/results; None is this machine's.
         output: folder whose results come first.
 
@@ -110,8 +109,8 @@ def choose(
         FileNotFoundError: when the notebook that measures was not run, naming it.
     """
     wish = Wish(task, hardware, latency_ms, batch, memory_mb, params_m, pretrained, runtime)
-    if machine is not None and machine not in results.machines(output):
-        raise ValueError(f"no results of a machine {machine!r}: there are {', '.join(results.machines(output))}")
+    if machine is not None and machine not in store.machines(output):
+        raise ValueError(f"no results of a machine {machine!r}: there are {', '.join(store.machines(output))}")
     times = {"cpu": _cpu, "gpu": _gpu, "phone": _phone}[hardware](wish, output, machine)
     known = accuracy(pretrained)
     if task in DENSE:  # the net sees other sizes there; what it learned, it learned on ImageNet at its own size
@@ -143,10 +142,10 @@ def _cpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
     """name, size, ms, low_ms, high_ms of an image, how: measured here, the fastest of the runtimes asked for."""
     if wish.task in DENSE:
         return _feature_maps(output, machine)
-    rows = results.latest("09_speed_critique", "latency" if wish.batch == 1 else "throughput", output, machine)
+    rows = store.latest("09_speed_critique", "latency" if wish.batch == 1 else "throughput", output, machine)
     rows = rows.assign(runtime=rows.layout.map({"NCHW": "eager", "channels-last": "channels_last"}))
     if wish.batch == 1:
-        more = results.latest("09_speed_critique", "runtimes", output, machine)
+        more = store.latest("09_speed_critique", "runtimes", output, machine)
         more = more[~more.runtime.isin(["eager", "channels_last", "folded"])]
         rows = pd.concat([rows, more.assign(label=more.model, batch=1)])
     if wish.runtime:
@@ -160,7 +159,7 @@ def _cpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
         "name": name[0],
         "size": pd.to_numeric(name[2], errors="coerce").fillna(224).astype(int),
         **{new: best[old] / best.batch for new, old in _TIMES.items()},
-        "how": best.runtime.map(runtimes.LABELS) + ", batch " + best.batch.astype(str),
+        "how": best.runtime.map(catalogue.RUNTIMES) + ", batch " + best.batch.astype(str),
     }).reset_index(drop=True)  # fmt: skip
 
 
@@ -168,8 +167,8 @@ _TIMES = {"ms": "median_ms", "low_ms": "low_ms", "high_ms": "high_ms"}
 
 
 def _feature_maps(output: str, machine: str | None) -> pd.DataFrame:
-    """The same for feature maps at strides 4 to 32 of the smallest size that notebook 10 timed."""
-    rows = results.latest("10_which_backbone", "features", output, machine)
+    """The same for feature maps at strides 4 to 32 of the smallest size that notebook 14 timed."""
+    rows = store.latest("14_which_backbone", "features", output, machine)
     rows = rows[(rows.status == "ok") & (rows.pixels > 224)]
     rows = rows[rows.pixels == rows.pixels.min()]
     times = {new: rows[old] for new, old in _TIMES.items()}
@@ -199,16 +198,9 @@ def _phone(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
 
 
 def _published_times(rows: pd.DataFrame) -> pd.DataFrame:
-    rows = rows[rows.timm_name.map(_known)].reset_index(drop=True)
+    rows = rows[rows.timm_name.map(catalogue.is_known)].reset_index(drop=True)
     return pd.DataFrame({"name": rows.timm_name, "size": rows.img_size.astype(int), "ms": rows.ms, "how": rows.how,
                          "low_ms": math.nan, "high_ms": math.nan})  # fmt: skip
-
-
-def _known(name: str) -> bool:
-    try:
-        return bool(figures.family(name))
-    except ValueError:
-        return False
 
 
 def accuracy(pretrained: bool = True) -> pd.DataFrame:
@@ -242,7 +234,7 @@ def _sizes() -> pd.DataFrame:
 def _memory(output: str, machine: str | None) -> pd.DataFrame:
     """name, size, memory_mb: of one forward pass at batch 1, where notebook 09 counted it."""
     try:
-        rows = results.latest("09_speed_critique", "memory", output, machine)
+        rows = store.latest("09_speed_critique", "memory", output, machine)
     except FileNotFoundError:
         return pd.DataFrame({"name": pd.Series(dtype=str), "size": pd.Series(dtype=int), "memory_mb": math.nan})
     return pd.DataFrame({"name": rows["name"], "size": rows["size"], "memory_mb": rows.forward_mb})

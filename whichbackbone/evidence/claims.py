@@ -21,7 +21,9 @@ import pandas as pd
 import torch
 import yaml
 
-from whichbackbone import checks, published, results, timing
+from whichbackbone import checks
+from whichbackbone.evidence import published, store
+from whichbackbone.measure import timing
 
 CLAIMS = published.DATA / "claims.yaml"
 FIELDS = ("id", "claim", "who", "where", "confirmed_if", "notebook", "section", "unit", "cases")
@@ -68,7 +70,7 @@ class Place:
     def table(self, notebook: str, table: str) -> pd.DataFrame:
         """Newest rows of a notebook's table. :class:`NotMeasured` names the notebook to run."""
         try:
-            return results.latest(notebook, table, self.output, self.machine)
+            return store.latest(notebook, table, self.output, self.machine)
         except FileNotFoundError:
             raise NotMeasured(notebook[:2]) from None
 
@@ -200,7 +202,7 @@ def verdicts(machine: str | None = None, output: str = "", path: Path = CLAIMS) 
     Args:
         machine: whose measurements count, a folder of ``data/results``; None takes this machine's, table by table,
             and another's where there is none.
-        output: a folder whose results come first, as in :class:`results.Store`.
+        output: a folder whose results come first, as in :class:`store.Store`.
         path: the claims file.
 
     Returns:
@@ -211,8 +213,8 @@ def verdicts(machine: str | None = None, output: str = "", path: Path = CLAIMS) 
         ClaimsError: for a claims file with a fault, naming its line.
         ValueError: for an unknown machine.
     """
-    if machine is not None and machine not in results.machines(output):
-        raise ValueError(f"no results of a machine {machine!r}: there are {', '.join(results.machines(output))}")
+    if machine is not None and machine not in store.machines(output):
+        raise ValueError(f"no results of a machine {machine!r}: there are {', '.join(store.machines(output))}")
     place = Place(machine, output)
     return pd.DataFrame([judge(claim, place) for claim in load(path)])
 

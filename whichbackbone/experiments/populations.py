@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from scipy.stats import ks_2samp
 
-from whichbackbone import cost, datasets, sweep, training
+from whichbackbone.experiments import datasets, sweep, training
+from whichbackbone.measure import cost
 from whichbackbone.models import regnet
 
 RESAMPLES = 2000

@@ -19,7 +19,7 @@ import threadpoolctl
 import torch
 from torch import nn
 
-from whichbackbone import memory
+from whichbackbone.measure import memory
 
 # What torch and the other libraries have loaded by now never dies. Frozen, it costs no collection a quarter of a second
 # any more, neither before a measurement nor at the end of the process, where there are several.
@@ -53,7 +53,7 @@ def measure(
         seconds: budget of all rounds together; no new round starts after it. No candidate is warmed up for longer.
         min_sample_ms: a faster candidate is called several times per sample, until a sample lasts this long.
         warmup_tolerance: warm-up ends when two successive medians differ by less than this share.
-        peak_memory: also report the peak of live tensor memory during one call (:mod:`whichbackbone.memory`).
+        peak_memory: also report the peak of live tensor memory during one call (:mod:`whichbackbone.measure.memory`).
         seed: of the order within each round and of the bootstrap.
 
     Returns:

@@ -29,8 +29,8 @@ from typing import Any
 
 import pandas as pd
 
-from whichbackbone import results
-from whichbackbone.datasets import cache_folder
+from whichbackbone.evidence import store
+from whichbackbone.folders import cache_folder
 
 _FORMAT = 1  # of the stored files
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -104,7 +104,7 @@ def code_version(function: Callable[..., Any]) -> str:
     This package's code, torch's version, and the source of `function` with that of the functions, classes and constants
     of its own module or notebook that it uses, so that editing a helper in another cell counts too.
     """
-    parts = {str(_FORMAT), results.code_hash(), importlib.metadata.version("torch"), *_sources(function, set())}
+    parts = {str(_FORMAT), store.code_hash(), importlib.metadata.version("torch"), *_sources(function, set())}
     return hashlib.sha256("\0".join(sorted(parts)).encode()).hexdigest()[:12]
 
 

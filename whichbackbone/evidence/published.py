@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-DATA = Path(__file__).resolve().parent.parent / "data"
+from whichbackbone.folders import DATA
 
 
 def models(**where: object) -> pd.DataFrame:

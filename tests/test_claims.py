@@ -8,8 +8,8 @@ import pytest
 import yaml
 from project import ROOT
 
-from whichbackbone import ledger, results
-from whichbackbone.ledger import HERE, Case
+from whichbackbone.evidence import claims, store
+from whichbackbone.evidence.claims import HERE, Case
 
 
 def case(value: float, low: float | None = None, high: float | None = None, where: str = "here") -> Case:
@@ -31,13 +31,13 @@ def case(value: float, low: float | None = None, high: float | None = None, wher
     ],
 )
 def test_the_verdict_follows_from_the_cases(cases, words):
-    assert ledger.verdict(cases, at_least=1) == words
+    assert claims.verdict(cases, at_least=1) == words
 
 
 def test_an_upper_bound_is_the_mirror_of_a_lower_one():
-    assert ledger.verdict([case(0.5, 0.4, 0.9)], at_most=1) == "holds"
-    assert ledger.verdict([case(1.5, 1.1, 1.9)], at_most=1) == "does not hold"
-    assert ledger.verdict([case(1.0, 0.9, 1.1)], at_most=1) == "cannot be told: inside the interval"
+    assert claims.verdict([case(0.5, 0.4, 0.9)], at_most=1) == "holds"
+    assert claims.verdict([case(1.5, 1.1, 1.9)], at_most=1) == "does not hold"
+    assert claims.verdict([case(1.0, 0.9, 1.1)], at_most=1) == "cannot be told: inside the interval"
 
 
 # ------------------------------------------------------------------------------------------ planted changes of the data
@@ -49,12 +49,12 @@ CLAIM = dict(id="c", claim="is faster", who="us", where="here", confirmed_if="so
 @pytest.fixture
 def judged(tmp_path, monkeypatch):
     """The verdict on one claim, with a table of a notebook planted in a folder of results."""
-    monkeypatch.setattr("whichbackbone.machine.slug", lambda: "a-machine")
+    monkeypatch.setattr("whichbackbone.evidence.machine.slug", lambda: "a-machine")
 
     def judge(name: str, contents: list[dict], profile: str = "standard", **spec) -> str:
-        results.Store("02_resnet", profile, str(tmp_path)).append(name, pd.DataFrame(contents))
+        store.Store("02_resnet", profile, str(tmp_path)).append(name, pd.DataFrame(contents))
         claim = CLAIM | {"cases": [{"notebook": "02_resnet", "where": "here", "line": 1} | spec]}
-        return ledger.judge(claim, ledger.Place("a-machine", str(tmp_path)))["verdict"]
+        return claims.judge(claim, claims.Place("a-machine", str(tmp_path)))["verdict"]
 
     return judge
 
@@ -86,7 +86,7 @@ def test_a_net_that_the_smoke_profile_leaves_out_is_not_measured_elsewhere_it_is
     spec = dict(kind="compared", table="times", a="slow", b="fast")
     times = [dict(name="slow", status="ok", samples_ms=[4.0, 4.1])]
     assert judged("times", times, profile="smoke", **spec) == "not measured yet: run 02"
-    with pytest.raises(ledger.ClaimsError, match="'fast' stands 0 times among the measured"):
+    with pytest.raises(claims.ClaimsError, match="'fast' stands 0 times among the measured"):
         judged("times", times, **spec)
 
 
@@ -97,36 +97,36 @@ def test_a_planted_change_flips_a_published_verdict(judged, monkeypatch):
 
     def verdict(m: float, n: float) -> str:
         table = pd.DataFrame({"model": ["m", "n"], "imagenet_top1": [m, n]})
-        monkeypatch.setattr("whichbackbone.published.models", lambda: table)
+        monkeypatch.setattr("whichbackbone.evidence.published.models", lambda: table)
         claim = CLAIM | {"cases": [{"where": "there", "line": 1} | spec]}
-        return ledger.judge(claim, ledger.Place())["verdict"]
+        return claims.judge(claim, claims.Place())["verdict"]
 
     assert verdict(80, 70) == "holds" and verdict(70, 80) == "does not hold"
 
 
 def test_the_share_of_a_block_is_counted():
-    mine = ledger.built(ledger.Place(), "semnasnet_100", "InvertedResidual", "x")[0].value
+    mine = claims.built(claims.Place(), "semnasnet_100", "InvertedResidual", "x")[0].value
     assert 50 < mine < 100
-    assert ledger.built(ledger.Place(), "resnet18", "InvertedResidual", "x")[0].value == 0
+    assert claims.built(claims.Place(), "resnet18", "InvertedResidual", "x")[0].value == 0
 
 
 def test_what_was_not_run_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "REPOSITORY", tmp_path)
-    rows = ledger.verdicts(output=str(tmp_path)).set_index("id")
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path)
+    rows = claims.verdicts(output=str(tmp_path)).set_index("id")
     assert rows.verdict["linear_bottleneck"] == "not measured yet: run 03"
     assert rows.verdict["resnest_fewer_parameters"] == "does not hold"  # published figures need no run
 
 
 def test_an_unknown_machine_is_refused():
     with pytest.raises(ValueError, match="no results of a machine 'abacus': there are "):
-        ledger.verdicts("abacus")
+        claims.verdicts("abacus")
 
 
 # ---------------------------------------------------------------------------------------------------- the claims file
 
 
 def test_every_claim_has_a_verdict_and_a_section_that_exists():
-    rows = ledger.verdicts()
+    rows = claims.verdicts()
     assert len(rows) >= 30 and rows.id.is_unique and rows.verdict.str.len().gt(0).all()
     for row in rows.itertuples():
         path = ROOT / "notebooks" / f"{row.notebook}.ipynb"
@@ -150,22 +150,22 @@ def test_a_fault_in_the_claims_is_named_with_its_line(tmp_path, change, says):
     change(claim)
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump([claim], sort_keys=False))
-    with pytest.raises(ledger.ClaimsError, match=says):
-        ledger.load(path)
+    with pytest.raises(claims.ClaimsError, match=says):
+        claims.load(path)
 
 
 def test_claims_that_are_no_yaml_or_stand_twice_are_named(tmp_path):
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump([CLAIM | {"cases": []}] * 2, sort_keys=False))
-    with pytest.raises(ledger.ClaimsError, match="stands twice"):
-        ledger.load(path)
+    with pytest.raises(claims.ClaimsError, match="stands twice"):
+        claims.load(path)
     path.write_text("- id: [\n")
-    with pytest.raises(ledger.ClaimsError, match="line 2: not YAML"):
-        ledger.load(path)
+    with pytest.raises(claims.ClaimsError, match="line 2: not YAML"):
+        claims.load(path)
 
 
 def test_a_figure_that_nobody_printed_is_named(monkeypatch):
     nobody = {"table": "models", "column": "params_m", "model": "none"}
     spec = {"kind": "printed", "where": "x", "line": 7, "of": nobody}
-    with pytest.raises(ledger.ClaimsError, match="line 7: claim 'c': expected one published params_m, found 0"):
-        ledger.judge(CLAIM | {"cases": [spec]}, ledger.Place())
+    with pytest.raises(claims.ClaimsError, match="line 7: claim 'c': expected one published params_m, found 0"):
+        claims.judge(CLAIM | {"cases": [spec]}, claims.Place())

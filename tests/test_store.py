@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from whichbackbone import machine, results
-from whichbackbone.results import DamagedResults, Store
+from whichbackbone.evidence import machine
+from whichbackbone.evidence import store as results
+from whichbackbone.evidence.store import DamagedResults, Store
 
 ROWS = pd.DataFrame({"model": ["resnet50", "efficientnet_b0"], "median_ms": [171.25, 51.5]})
 

@@ -33,8 +33,11 @@ from sklearn.svm import SVC
 from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
-from whichbackbone import checks, datasets, memory, runtimes, training, weights
-from whichbackbone.datasets import Cells, Images, cache_folder
+from whichbackbone import checks, weights
+from whichbackbone.experiments import datasets, training
+from whichbackbone.experiments.datasets import Cells, Images
+from whichbackbone.folders import cache_folder
+from whichbackbone.measure import memory, runtimes
 from whichbackbone.models.resnet import Network
 
 FLIPS = ((), (3,), (2,), (2, 3))  # dimensions of (N, C, H, W): as it is, left-right, up-down, both (a half turn)

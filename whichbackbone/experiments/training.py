@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from whichbackbone.datasets import Images
+from whichbackbone.experiments.datasets import Images
 
 
 class Diverged(RuntimeError):

@@ -26,6 +26,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from whichbackbone.folders import cache_folder
+
 CLASSES = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
 # All faces of matplotlib that draw every class as itself: cmsy10, cmex10 and LastResort put other signs at these code
@@ -222,19 +224,6 @@ def _elpv_image(file: Path, sha256: str | None) -> np.ndarray:
     if image.mode != "L" or image.size != (ELPV_PIXELS, ELPV_PIXELS):
         raise ValueError(f"expected grey, 300 x 300, found {image.mode}, {image.width} x {image.height}")
     return np.asarray(image)
-
-
-def cache_folder() -> Path:
-    """Folder for what can be computed again.
-
-    $WHICHBACKBONE_CACHE if set; data/cache in a checkout of the repository; the user's cache directory otherwise.
-    """
-    root = Path(__file__).resolve().parents[1]
-    if given := os.environ.get("WHICHBACKBONE_CACHE"):
-        return Path(given)
-    if (root / "pyproject.toml").exists():
-        return root / "data" / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "which-backbone"
 
 
 def _draw(split: str, n: int, size: int, difficulty: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from project import ROOT, notebook
 
-from whichbackbone import chooser, front, results
-from whichbackbone.exercises import EXERCISES
+from whichbackbone.evidence import chooser, summary
+from whichbackbone.evidence.store import Store
+from whichbackbone.teach.exercises import EXERCISES
 
 # ------------------------------------------------------------------------------------------------------- citation
 
@@ -114,8 +115,8 @@ def test_faults_of_the_teachers_page_are_caught():
 
 
 def test_every_situation_is_answered_from_the_committed_measurements():
-    table = front.situations(machine="amd-epyc-2-cores")
-    assert list(table["you have"]) == list(front.SITUATIONS) and (table["take"].str.count("`") >= 2).all()
+    table = summary.situations(machine="amd-epyc-2-cores")
+    assert list(table["you have"]) == list(summary.SITUATIONS) and (table["take"].str.count("`") >= 2).all()
     here = table["you have"].str.startswith("this CPU")
     assert table["how sure"].str.contains("time measured").equals(here), "what is said of GPUs and phones is published"
     assert table["time"].str.contains(r"\(.* to .*\)").equals(here)
@@ -127,21 +128,21 @@ def test_a_situation_without_measurements_or_without_a_net_says_so(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(chooser, "choose", nothing)
-        assert front.situations()["take"].str.contains("run notebook 09").all()
-    monkeypatch.setattr(front, "SITUATIONS", {"an impossible limit": dict(hardware="cpu", latency_ms=1e-6)})
-    assert front.situations(machine="amd-epyc-2-cores")["take"].tolist() == ["nothing of the study fits"]
+        assert summary.situations()["take"].str.contains("run notebook 09").all()
+    monkeypatch.setattr(summary, "SITUATIONS", {"an impossible limit": dict(hardware="cpu", latency_ms=1e-6)})
+    assert summary.situations(machine="amd-epyc-2-cores")["take"].tolist() == ["nothing of the study fits"]
 
 
 def test_the_first_question_is_answered_in_words_that_follow_the_figures(tmp_path):
-    assert front.first_question(output=str(tmp_path), machine="nobodys-1-cores").endswith("not measured yet: run 09.")
-    store = results.Store("09_speed_critique", "standard", str(tmp_path))
+    assert summary.first_question(output=str(tmp_path), machine="nobodys-1-cores").endswith("not measured yet: run 09.")
+    kept = Store("09_speed_critique", "standard", str(tmp_path))
     rows = pd.DataFrame({"where": ["eager", "compiled"], "ratio": [3.0, 9.5]})
     rows = rows.assign(evidence="measured here", macs_ratio=10.6)
-    store.append("verdict", rows)
-    said = front.first_question(output=str(tmp_path))
+    kept.append("verdict", rows)
+    said = summary.first_question(output=str(tmp_path))
     assert "10.6 times fewer" in said and "3.0 times** (eager) to **9.5" in said and "Nowhere does all" in said
-    store.append("verdict", rows.assign(ratio=[3.0, 11.0]))
-    assert "Nowhere" not in front.first_question(output=str(tmp_path)), "one runtime keeps the whole promise"
+    kept.append("verdict", rows.assign(ratio=[3.0, 11.0]))
+    assert "Nowhere" not in summary.first_question(output=str(tmp_path)), "one runtime keeps the whole promise"
 
 
 # ------------------------------------------------------------------------------------------------------- the runner
@@ -150,10 +151,10 @@ def test_the_first_question_is_answered_in_words_that_follow_the_figures(tmp_pat
 @pytest.mark.parametrize(
     ("code", "reads"),
     [
-        ('results.latest("09_speed_critique", "pairs")', True),
-        ("ledger.verdicts()", True),
+        ('store.latest("09_speed_critique", "pairs")', True),
+        ("claims.verdicts()", True),
         ('chooser.choose("classification", "cpu")', True),
-        ("results.Store('01_a', profile, output)", False),
+        ("store.Store('01_a', profile, output)", False),
         ("ledger = verdicts()", False),
     ],
 )

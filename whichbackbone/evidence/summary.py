@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from whichbackbone import chooser, ledger, results
+from whichbackbone.evidence import chooser, claims, store
 
 # What somebody has -> what they would ask chooser.choose. The limits are round numbers, on purpose.
 SITUATIONS: dict[str, dict[str, object]] = {
@@ -19,7 +19,7 @@ SITUATIONS: dict[str, dict[str, object]] = {
 
 
 def situations(machine: str | None = None, output: str = "") -> pd.DataFrame:
-    """One row for each of :data:`SITUATIONS`, answered by :func:`whichbackbone.chooser.choose`.
+    """One row for each of :data:`SITUATIONS`, answered by :func:`whichbackbone.evidence.chooser.choose`.
 
     Args:
         machine: whose measurements, a folder of data/results; None is this machine's.
@@ -39,11 +39,11 @@ def first_question(machine: str | None = None, output: str = "") -> str:
     The question that began the study, answered from notebook 09's verdict; arguments as of :func:`situations`.
     """
     try:
-        rows = results.latest("09_speed_critique", "verdict", output, machine)
+        rows = store.latest("09_speed_critique", "verdict", output, machine)
     except FileNotFoundError:
         return "Whether fewer operations are less time was not measured yet: run 09."
     macs = rows.macs_ratio.iloc[0]
-    here, elsewhere = (rows[rows.evidence == kind] for kind in (ledger.HERE, ledger.PRINTED))
+    here, elsewhere = (rows[rows.evidence == kind] for kind in (claims.HERE, claims.PRINTED))
     least, most = here.loc[here.ratio.idxmin()], here.loc[here.ratio.idxmax()]
     text = (
         f"EfficientNet-B0 needs **{macs:.1f} times fewer multiply-accumulates** than ResNet-50. On "

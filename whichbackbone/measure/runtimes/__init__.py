@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from whichbackbone import timing
+from whichbackbone.measure import timing
 
 TOLERANCE = 1e-3  # of the range of eager's output; fp32 runtimes differ by about 1e-6
 
@@ -152,13 +152,6 @@ _PREPARE = {
     "openvino": _openvino,
 }
 NAMES = tuple(_PREPARE)
-LABELS = {
-    "eager": "eager",
-    "channels_last": "eager, channels-last",
-    "compile": "torch.compile",
-    "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
-}
 
 
 @contextlib.contextmanager

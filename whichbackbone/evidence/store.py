@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from whichbackbone import machine, profiles
+from whichbackbone import profiles
+from whichbackbone.evidence import machine
+from whichbackbone.folders import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 PROVENANCE = ("run", "written", "profile", "code", "torch", "python")
 
 

@@ -1,0 +1,1 @@
+"""Try it: data, training, sweeps, populations, search, transfer."""

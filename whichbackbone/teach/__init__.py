@@ -1,0 +1,1 @@
+"""Teach it: exercises, questions, diagrams."""
