@@ -44,6 +44,18 @@ def notebook(*cells: dict | str) -> dict:
     return {"cells": every, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
+def other_jupyter(folder: Path) -> dict[str, str]:
+    """Variables of a user whose own Jupyter starts another kernel under the same name, which ends at once."""
+    for name in ("path/kernels/python3", "config", "data"):
+        (folder / name).mkdir(parents=True)
+    spec = {"argv": ["false", "{connection_file}"], "display_name": "Python 3", "language": "python"}
+    (folder / "path/kernels/python3/kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    dirs = f"c.KernelSpecManager.kernel_dirs = [{str(folder / 'path/kernels')!r}]\n"
+    (folder / "config/jupyter_config.py").write_text(dirs, encoding="utf-8")
+    names = {"JUPYTER_PATH": "path", "JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data"}
+    return {name: str(folder / part) for name, part in names.items()}
+
+
 class Project:
     """A folder with this repository's commands and tools, and no environment yet."""
 

@@ -17,7 +17,7 @@ import notebook_run
 import psutil
 import pytest
 import run_notebooks
-from project import DRAW, ROOT, Project, call, notebook
+from project import DRAW, ROOT, Project, call, notebook, other_jupyter
 
 SAVE = 'figures.save(None, "01_a")'
 
@@ -44,6 +44,9 @@ def one_line(text: str) -> str:
         (["--only", "01", "--from", "01"], ["--from", "not allowed with", "--only"]),
         (["--update", "--profile", "smoke"], ["--update", "standard"]),
         (["--update", "--output", "x"], ["--update", "--output"]),
+        (["--lab", "--only", "01"], ["--lab", "leave --only 01 out"]),
+        (["--profile", "standard", "--lab"], ["--lab", "leave --profile standard out"]),
+        (["--lap"], ["--lap", "--lab"]),
     ],
 )
 def test_bad_arguments_are_one_line_that_names_the_good_ones(project, arguments, names):
@@ -59,7 +62,7 @@ def test_bad_arguments_are_one_line_that_names_the_good_ones(project, arguments,
 def test_help_names_every_option(project):
     done = project.run_all("--help")
     assert done.returncode == 0
-    for option in ("--profile", "--only", "--from", "--force", "--output", "--update"):
+    for option in ("--profile", "--only", "--from", "--force", "--output", "--update", "--lab"):
         assert option in done.stdout
 
 
@@ -195,11 +198,47 @@ def test_a_ready_environment_starts_in_under_three_seconds(project):
     assert time.monotonic() - started < 3
 
 
+def ci(project: Project, **commands: str) -> subprocess.CompletedProcess[str]:
+    """Call ``.ci/run`` where ``run_tests.sh`` says how it was called, and only these commands (and sh's few) are."""
+    shutil.copytree(ROOT / ".ci", project.folder / ".ci")
+    (project.folder / "run_tests.sh").write_text('#!/bin/sh\necho "arguments: $#"\nexit 7\n')
+    there = project.folder.parent / "commands"
+    there.mkdir()
+    for name in ("bash", "sh", "env", "dirname"):
+        (there / name).symlink_to(shutil.which(name))
+    for name, text in commands.items():
+        (there / name.replace("_", "-")).write_text(f"#!/bin/sh\n{text}\n")
+        (there / name.replace("_", "-")).chmod(0o755)
+    return subprocess.run([there / "bash", ".ci/run"], cwd=project.folder, capture_output=True, text=True,
+                          env={"PATH": str(there)}, stdin=subprocess.DEVNULL)  # fmt: skip
+
+
 def test_ci_calls_exactly_run_tests(bare):
-    shutil.copytree(ROOT / ".ci", bare.folder / ".ci")
-    (bare.folder / "run_tests.sh").write_text('#!/bin/sh\necho "arguments: $#"\nexit 7\n')
-    done = subprocess.run(["bash", ".ci/run"], cwd=bare.folder, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (7, "arguments: 0\n")
+    done = ci(bare, chromium="", chromedriver="", id="echo 0", apt_get="echo called")
+    assert (done.returncode, done.stdout, done.stderr) == (7, "arguments: 0\n", "")
+
+
+@pytest.mark.parametrize("fails", ["update", "install"])
+def test_ci_goes_on_where_no_browser_can_be_installed(bare, fails):
+    log = bare.folder / "log"
+    record = f'echo "$@ $DEBIAN_FRONTEND" >> {log}; echo noise; echo noise >&2; [ "$1" != {fails} ]'
+    done = ci(bare, id="echo 0", apt_get=record)
+    assert done.returncode == 7 and done.stderr == ""
+    told, tests = done.stdout.splitlines()
+    assert "apt-get could not install chromium" in told and "skipped" in told and tests == "arguments: 0"
+    assert log.read_text().splitlines()[0].split() == ["update", "noninteractive"]
+
+
+def test_ci_installs_the_browser_quietly(bare):
+    log = bare.folder / "log"
+    done = ci(bare, id="echo 0", apt_get=f'echo "$@" >> {log}; echo noise')
+    assert (done.returncode, done.stdout, done.stderr) == (7, "arguments: 0\n", "")
+    assert log.read_text().splitlines()[1] == "install --yes --no-install-recommends chromium chromium-driver"
+
+
+def test_ci_of_an_ordinary_user_installs_nothing(bare):
+    done = ci(bare, id="echo 1000", apt_get="echo called")
+    assert done.returncode == 7 and "no right to install" in done.stdout and "called" not in done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------------ runs
@@ -232,10 +271,10 @@ def test_a_figure_of_an_earlier_run_does_not_count(project):
     assert broken.returncode == 1 and "01_a.ipynb is not a notebook" in broken.stdout
 
 
-def test_the_kernel_works_in_the_notebooks_folder_with_the_package_beside_it(project):
+def test_the_kernel_works_in_the_notebooks_folder_with_the_package_beside_it(project, tmp_path):
     (project.folder / "whichbackbone" / "__init__.py").write_text("NAME = 'this one'")
     project.add("01_a", "import os, whichbackbone; print(os.path.basename(os.getcwd()), whichbackbone.NAME)")
-    assert project.run_all(cwd="/").returncode == 0
+    assert project.run_all(cwd="/", env=os.environ | other_jupyter(tmp_path / "other")).returncode == 0
     ran = files.read(project.folder / "build/standard/notebooks/01_a.ipynb")
     assert "notebooks this one" in files.output_text(files.code_cells(ran)[1]["outputs"][0])
 
@@ -357,7 +396,7 @@ def test_a_killed_kernel_is_one_line_and_the_next_call_goes_on(project):
     assert project.run_all().returncode == 0
 
 
-@pytest.mark.parametrize(("cell", "whole", "says"), [(2, 100, "cell [2] took over its 2 s"), (100, 4, "over its 4 s")])
+@pytest.mark.parametrize(("cell", "whole", "says"), [(2, 100, "cell [2] took over its 2 s"), (100, 12, "over its 12 s")])
 def test_time_limits_end_the_kernel(project, cell, whole, says):
     path = project.add("01_a", WAIT)
     executed = project.folder / "build" / "01_a.ipynb"

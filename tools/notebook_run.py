@@ -34,6 +34,23 @@ class Limits:
     notebook: int
 
 
+def environment(root: Path, scratch: Path) -> dict[str, str]:
+    """Variables under which Jupyter starts the kernel of this environment, whatever the user's own Jupyter is set to.
+
+    ``root`` is the repository whose package the kernel imports. What Jupyter and IPython keep goes to ``scratch``.
+    """
+    own = re.compile(r"JUPYTER\w*_(DIR|PATH)|MPLBACKEND")  # kernels and settings of the user's; backend of a terminal
+    return {name: value for name, value in os.environ.items() if not own.fullmatch(name)} | {
+        "PYTHONPATH": str(root),  # the package beside these notebooks, whatever else is installed
+        "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not the user's
+        "JUPYTER_CONFIG_DIR": str(scratch / "config"),
+        "JUPYTER_DATA_DIR": str(scratch / "data"),
+        "JUPYTER_RUNTIME_DIR": str(scratch / "jupyter"),
+        "IPYTHONDIR": str(scratch / "ipython"),  # the user's IPython settings would change the outputs
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+
+
 def execute(
     notebook: Path, executed: Path, parameters: dict[str, str], limits: Limits, report: Callable[[str], None]
 ) -> Result:
@@ -73,20 +90,12 @@ def _papermill(
     command += ["--kernel", "python3", "--execution-timeout", str(limits.cell), "--no-progress-bar"]
     for name, value in parameters.items():
         command += ["--parameters_raw", name, value]
-    root = notebook.parent.parent
-    environment = os.environ | {
-        "PYTHONPATH": str(root),  # the package beside these notebooks, whatever else is installed
-        "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not the user's
-        "IPYTHONDIR": str(scratch / "ipython"),  # the user's IPython settings would change the outputs
-        "JUPYTER_RUNTIME_DIR": str(scratch / "jupyter"),
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    }
-    environment.pop("MPLBACKEND", None)
+    variables = environment(notebook.parent.parent, scratch)
     log = scratch / "papermill.log"
     with log.open("wb") as stderr:
         # A session of its own, so that Ctrl-C reaches only the runner, which then ends the tree in order.
         worker = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=environment, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=variables, start_new_session=True
         )
         deadline, seen = time.monotonic() + limits.notebook, None
         where = "[1]"
@@ -105,7 +114,7 @@ def _papermill(
             report(_running_cell(_cells(partial)))
             raise
         finally:
-            _end(worker, environment["JUPYTER_RUNTIME_DIR"])
+            _end(worker, variables["JUPYTER_RUNTIME_DIR"])
     return None, log.read_text(errors="replace") if worker.returncode else None
 
 

@@ -48,6 +48,7 @@ class Options:
     output: Path | None
     force: bool
     update: bool
+    lab: bool = False
 
 
 def parse(arguments: list[str]) -> Options:
@@ -62,8 +63,11 @@ def parse(arguments: list[str]) -> Options:
     add("--force", action="store_true", help="run also what has not changed")
     add("--output", metavar="DIR", type=Path, help="write everything to this folder, nothing to the repository")
     add("--update", action="store_true", help="put the executed notebooks back into notebooks/ (standard profile only)")
+    add("--lab", action="store_true", help="open the notebooks in JupyterLab instead of running them; Ctrl-C ends it")
     add("--check", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
+    if given.lab and (others := [text for text in arguments if text not in ("--lab", "--check")]):
+        parser.error(f"--lab opens JupyterLab and runs nothing: leave {' '.join(others)} out")
     if given.profile not in PROFILES:
         parser.error(f"unknown profile {given.profile!r}: choose one of {', '.join(PROFILES)}")
     if given.update and given.profile != "standard":
@@ -76,7 +80,8 @@ def parse(arguments: list[str]) -> Options:
         parser.error(str(problem))
     if given.check:
         sys.exit(0)
-    return Options(given.profile, notebooks, given.output and given.output.resolve(), given.force, given.update)
+    output = given.output and given.output.resolve()
+    return Options(given.profile, notebooks, output, given.force, given.update, given.lab)
 
 
 def choose(only: str | None = None, start: str | None = None) -> list[Path]:
@@ -305,9 +310,22 @@ def _shown(folder: Path) -> str:
 def main() -> int:
     """Run the command line. A hang-up or a termination ends it as Ctrl-C does."""
     options = parse(sys.argv[1:])
+    if options.lab:
+        return open_lab()
     for number in STOPPING:
         signal.signal(number, stop)
     return run_all(options)
+
+
+def open_lab() -> int:
+    """Open JupyterLab in this process's place. Returns an exit code only where that cannot be."""
+    import lab  # needs the installed environment
+
+    try:
+        lab.start(ROOT)
+    except OSError as problem:
+        print(f"run_all.sh: error: cannot write {problem.filename}: {problem.strerror}; free it", file=sys.stderr)
+    return 1
 
 
 def stop(*_: object) -> None:
