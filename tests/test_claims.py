@@ -1,171 +1,298 @@
-"""The ledger computes its verdicts: a changed figure changes them, and a fault in the claims is named by its line."""
+"""The ledger's verdicts follow its figures, say what they rest on, and a fault in the claims file is named with its line."""
 
-import json
 import re
+import textwrap
 
+import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from project import ROOT
 
-from whichbackbone.evidence import claims, store
-from whichbackbone.evidence.claims import HERE, Case
+from whichbackbone.evidence import cases, claims, machine, markdown, store
+from whichbackbone.evidence.cases import COUNTED, PUBLISHED, REAL, SMALL, TIMED, Case, Place
+from whichbackbone.evidence.claims import ClaimsError, verdict
+from whichbackbone.evidence.intervals import Interval
+from whichbackbone.evidence.store import Store
 
 
-def case(value: float, low: float | None = None, high: float | None = None, where: str = "here") -> Case:
-    return Case(where, value, value if low is None else low, value if high is None else high, HERE)
+def case(where: str, value: float, low: float, high: float, rests: str = TIMED) -> Case:
+    return Case(where, Interval(value, low, high, "t over visits", 5), rests, machine.slug())
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
 
 
 @pytest.mark.parametrize(
-    ("cases", "words"),
+    ("figures", "words"),
     [
-        ([case(2)], "holds"),
-        ([case(1)], "holds"),
-        ([case(0.5)], "does not hold"),
-        ([case(1.2, 0.9, 1.5)], "cannot be told: inside the interval"),
-        ([case(2, where="a"), case(0.5, where="b")], "holds only if: a"),
-        ([case(2, where="a"), case(1.2, 0.9, 1.5, where="b")], "holds only if: a"),
-        ([case(0.5, where="a"), case(1.2, 0.9, 1.5, where="b")], "does not hold"),
-        ([*[case(2, where=w) for w in "abcde"], case(0, where="f")], "holds only if: a; b; c; 2 more"),
-        ([], "not measured here"),
+        ([("a", 2, 1.5, 3)], "holds"),
+        ([("a", 2, 1.5, 3), ("b", 3, 3, 3)], "holds"),
+        ([("a", 2, 1.5, 3), ("b", 0.5, 0.4, 0.6)], "holds only if: a"),
+        ([("a", 2, 1.5, 3), ("b", 1.1, 0.9, 1.3)], "holds only if: a"),
+        ([(n, 2, 1.5, 3) for n in "abcdef"] + [("z", 0.5, 0.4, 0.6)], "holds only if: a; b; c; d; e; f"),
+        ([("a", 0.5, 0.4, 0.6)], "does not hold"),
+        ([("a", 0.5, 0.4, 0.6), ("b", 1.1, 0.9, 1.3)], "does not hold"),
+        ([("a", 1.1, 0.9, 1.3)], "undecided"),
+        ([], "not measured"),
     ],
 )
-def test_the_verdict_follows_from_the_cases(cases, words):
-    assert claims.verdict(cases, at_least=1) == words
+def test_the_verdict_follows_the_figures(figures, words):
+    assert str(verdict([case(*f) for f in figures], at_least=1)) == words
 
 
-def test_an_upper_bound_is_the_mirror_of_a_lower_one():
-    assert claims.verdict([case(0.5, 0.4, 0.9)], at_most=1) == "holds"
-    assert claims.verdict([case(1.5, 1.1, 1.9)], at_most=1) == "does not hold"
-    assert claims.verdict([case(1.0, 0.9, 1.1)], at_most=1) == "cannot be told: inside the interval"
+def test_a_bound_from_above():
+    assert str(verdict([case("a", 0.5, 0.4, 0.9)], at_most=1)) == "holds"
+    assert str(verdict([case("a", 1.5, 1.1, 1.9)], at_most=1)) == "does not hold"
+    assert str(verdict([case("a", 1.0, 0.9, 1.1)], at_most=1)) == "undecided"
 
 
-# ------------------------------------------------------------------------------------------ planted changes of the data
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(1, 3, "seen at small scale"), (-3, -1, "not seen at small scale"), (-1, 3, "undecided at small scale")],
+)
+def test_small_nets_alone_never_make_a_claim_hold(low, high, words):
+    alone = case("glyphs", (low + high) / 2, low, high, SMALL)
+    assert str(verdict([alone], at_least=0)) == words
+    beside = case("ImageNet", 0.9, 0.4, 1.4, PUBLISHED)
+    assert str(verdict([alone, beside], at_least=0)) == "holds", "the published case decides, the small one stands by"
+    against = case("ImageNet", -0.9, -1.4, -0.4, PUBLISHED)
+    assert str(verdict([alone, against], at_least=0)) == "does not hold"
 
-CLAIM = dict(id="c", claim="is faster", who="us", where="here", confirmed_if="so", notebook="02_resnet", section="S",
-             unit="x", at_least=1)  # fmt: skip
+
+def test_a_planted_contrary_case_changes_the_verdict_or_shows_as_failed():
+    row = claims.judge(CLAIM | {"cases": []}, Place())
+    assert row["verdict"] == "not measured" and row["figures"] == "-"
+    shown = claims._figures([case("b", 2, 1.5, 3), case("a", 0.5, 0.4, 0.6)], CLAIM)
+    assert shown == "✗ a: 0.50x (0.40 to 0.60); ✓ b: 2.00x (1.50 to 3.00)", "the failed ones first"
+    both = claims._figures([case("g", 2, 1.5, 3, SMALL), case("i", 2, 2, 2, COUNTED)], CLAIM)
+    assert both == "✓ g (small nets): 2.00x (1.50 to 3.00); ✓ i: 2.00x"
+
+
+# --------------------------------------------------------------------------------------------------------------- kinds
+
+CLAIM = dict(id="c", claim="It is fast", who="me", where="p. 1", confirmed_if="ratio above 1", at_least=1, unit="x",
+             notebook="09_speed_critique", section="S", cases=[], line=1)  # fmt: skip
+RNG = np.random.default_rng(0)
 
 
 @pytest.fixture
-def judged(tmp_path, monkeypatch):
-    """The verdict on one claim, with a table of a notebook planted in a folder of results."""
-    monkeypatch.setattr("whichbackbone.evidence.machine.slug", lambda: "a-machine")
+def judged(tmp_path):
+    """The row of one claim, with tables of a notebook planted in a folder of results."""
+    kept = Store("02_resnet", "standard", str(tmp_path))
 
-    def judge(name: str, contents: list[dict], profile: str = "standard", **spec) -> str:
-        store.Store("02_resnet", profile, str(tmp_path)).append(name, pd.DataFrame(contents))
-        claim = CLAIM | {"cases": [{"notebook": "02_resnet", "where": "here", "line": 1} | spec]}
-        return claims.judge(claim, claims.Place("a-machine", str(tmp_path)))["verdict"]
+    def judge(spec: dict, profile: str = "standard", at_least: float = 1, **tables) -> dict:
+        store_ = kept if profile == "standard" else Store("02_resnet", profile, str(tmp_path))
+        for name, columns in tables.items():
+            store_.append(name, pd.DataFrame(columns))
+        spec = dict(where="here", notebook="02_resnet", line=7) | spec
+        place = Place(machine.slug(), str(tmp_path))
+        return claims.judge(CLAIM | {"at_least": at_least, "cases": [spec]}, place)
 
     return judge
 
 
-def test_a_planted_change_flips_each_kind_of_measured_verdict(judged):
-    def rows(value):
-        return [dict(quantity="q_a", value=value, low=value - 0.1, high=value + 0.1, unit="x", n=3, section="Other")]
-
-    spec = dict(kind="evidence", quantity="q_*")
-    assert judged("evidence", rows(2.0), **spec) == "holds"
-    assert judged("evidence", rows(0.5), **spec) == "does not hold"
-    spec = dict(kind="measured", table="pairs", value="ratio", rows={"first": "b0"})
-    assert judged("pairs", [dict(first="b0", ratio=2.0, low=1.8, high=2.2)], **spec) == "holds"
-    assert judged("pairs", [dict(first="b0", ratio=0.5, low=0.4, high=0.6)], **spec) == "does not hold"
-    assert judged("pairs", [dict(first="b0", ratio=0.5, low=0.4, high=0.6)], **spec, inverse=True) == "holds"
-    spec = dict(kind="paired", table="nets", value="error", a={"net": "a"}, b={"net": "b"}, by="seed")
-    nets = [dict(net=net, seed=seed, error=error + seed) for net, error in (("a", 9), ("b", 2)) for seed in (0, 1)]
-    assert judged("nets", nets, **spec) == "holds"
-    assert judged("nets", [row | {"error": -row["error"]} for row in nets], **spec) == "does not hold"
-    spec = dict(kind="compared", table="times", a="slow", b="fast")
-    times = [dict(name=n, status="ok", samples_ms=[t, t + 0.1, t]) for n, t in (("slow", 4.0), ("fast", 2.0))]
-    assert judged("times", times, **spec) == "holds"
-    assert judged("times", [row | {"name": "fast" if row["name"] == "slow" else "slow"} for row in times], **spec) == (
-        "does not hold"
-    )
+def seeds(gap: float, n: int = 8) -> dict:
+    error = RNG.normal(0.3, 0.01, n)
+    return dict(seed=[*range(n)] * 2, net=["plain"] * n + ["residual"] * n, error=[*(error + gap), *error])
 
 
-def test_a_net_that_the_smoke_profile_leaves_out_is_not_measured_elsewhere_it_is_a_fault(judged):
-    spec = dict(kind="compared", table="times", a="slow", b="fast")
-    times = [dict(name="slow", status="ok", samples_ms=[4.0, 4.1])]
-    assert judged("times", times, profile="smoke", **spec) == "not measured yet: run 02"
-    with pytest.raises(claims.ClaimsError, match="'fast' stands 0 times among the measured"):
-        judged("times", times, **spec)
+def test_pairs_are_taken_by_seed_with_a_t_interval(judged):
+    spec = dict(kind="paired", table="runs", value="error", a={"net": "plain"}, b={"net": "residual"}, scale=100)
+    row = judged(spec, runs=seeds(0.02), at_least=0.5)
+    assert row["verdict"] == "seen at small scale" and row["rests"] == SMALL
+    assert row["cases"][0].figure.n == 8 and row["cases"][0].figure.kind == "paired t over seeds"
+    assert row["figures"].startswith("✓ here: +2.0 points") or row["figures"].startswith("✓ here: 2.00x")
+    assert judged(spec, runs=seeds(0.02, 1), at_least=0.5)["verdict"] == "undecided at small scale"
 
 
-def test_a_planted_change_flips_a_published_verdict(judged, monkeypatch):
-    selector = {"table": "models", "column": "imagenet_top1", "model": "m"}
-    spec = dict(kind="printed", of=selector, less=selector | {"model": "n"})
-    spec.pop("notebook", None)
-
-    def verdict(m: float, n: float) -> str:
-        table = pd.DataFrame({"model": ["m", "n"], "imagenet_top1": [m, n]})
-        monkeypatch.setattr("whichbackbone.evidence.published.models", lambda: table)
-        claim = CLAIM | {"cases": [{"where": "there", "line": 1} | spec]}
-        return claims.judge(claim, claims.Place())["verdict"]
-
-    assert verdict(80, 70) == "holds" and verdict(70, 80) == "does not hold"
+def samples(factor: float) -> list[list[float]]:
+    base = RNG.normal(10, 0.1, 20)
+    return [list(base * factor), list(base)]
 
 
-def test_the_share_of_a_block_is_counted():
-    mine = claims.built(claims.Place(), "semnasnet_100", "InvertedResidual", "x")[0].value
-    assert 50 < mine < 100
-    assert claims.built(claims.Place(), "resnet18", "InvertedResidual", "x")[0].value == 0
+def test_ratios_come_from_the_samples_of_the_same_rounds(judged):
+    spec = dict(kind="ratio", table="latency", a={"name": "r50"}, b={"name": "b0"})
+    row = judged(spec, latency=dict(name=["r50", "b0"], samples_ms=samples(3)))
+    assert row["verdict"] == "holds" and row["rests"] == "timed on " + machine.slug()
+    assert row["cases"][0].figure.value == pytest.approx(3, abs=0.01)
+    with pytest.raises(ClaimsError, match="line 7: claim 'c': no row has name='r101'"):
+        judged(spec | {"a": {"name": "r101"}})
+    with pytest.raises(ClaimsError, match="no column 'label' among run, name"):
+        judged(spec | {"a": {"label": "r50"}})
 
 
-def test_what_was_not_run_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "REPOSITORY", tmp_path)
-    rows = claims.verdicts(output=str(tmp_path)).set_index("id")
-    assert rows.verdict["linear_bottleneck"] == "not measured yet: run 03"
-    assert rows.verdict["resnest_fewer_parameters"] == "does not hold"  # published figures need no run
+def test_a_smoke_run_that_leaves_a_net_out_is_not_measured(judged):
+    spec = dict(kind="ratio", table="latency", a={"name": "r50"}, b={"name": "r101"})
+    row = judged(spec, "smoke", latency=dict(name=["r50", "b0"], samples_ms=samples(3)))
+    assert row["verdict"] == "not measured"
 
 
-def test_an_unknown_machine_is_refused():
-    with pytest.raises(ValueError, match="no results of a machine 'abacus': there are "):
+def test_one_case_a_runtime_averaged_over_layers(judged):
+    spec = dict(kind="ratio", table="separable", a={"how": "full"}, b={"how": "separable"}, each="runtime",
+                mean_over=["N"], where="time, {}")  # fmt: skip
+    table = dict(runtime=["eager"] * 4 + ["openvino"] * 4, N=[64, 64, 128, 128] * 2, how=["full", "separable"] * 4,
+                 samples_ms=samples(2) + samples(8) + samples(9) + samples(9))  # fmt: skip
+    row = judged(spec, separable=table, at_least=8)
+    assert [c.where for c in row["cases"]] == ["time, eager", "time, openvino"]
+    assert [c.figure.value for c in row["cases"]] == pytest.approx([4, 9], rel=1e-3)
+    assert row["verdict"] == "holds only if: time, openvino"
+
+
+def test_populations_counts_and_correlations(judged):
+    errors = RNG.normal(0.3, 0.02, 60)
+    spec = dict(kind="medians", table="nets", value="error", a={"space": "A"}, b={"space": "X"}, scale=100)
+    nets = dict(space=["A"] * 60 + ["X"] * 60, error=[*(errors + 0.05), *errors], b=[1.0] * 60 + [4.0] * 60)
+    assert judged(spec, nets=nets, at_least=0)["verdict"] == "seen at small scale"
+    best = dict(kind="best", table="nets", parameter="b", value="error")
+    assert judged(best, at_least=4)["cases"][0].figure.value == 4
+    macs = RNG.lognormal(size=40)
+    speeds = dict(macs=macs, activations=macs * RNG.lognormal(0, 0.1, 40), ms=macs * RNG.lognormal(0, 1.5, 40))
+    lead = dict(kind="correlation", table="speeds", x="activations", rival="macs", y="ms")
+    assert judged(lead, speeds=speeds, at_least=0)["verdict"] in ("undecided", "holds", "does not hold")
+    counted = dict(kind="counted", of={"table": "sizes", "column": "macs", "name": "r50"},
+                   over={"table": "sizes", "column": "macs", "name": "b0"})  # fmt: skip
+    row = judged(counted, sizes=dict(name=["r50", "b0"], macs=[4000, 400]), at_least=10)
+    assert row["verdict"] == "holds" and row["rests"] == COUNTED and row["figures"] == "✓ here: 10.0x"
+
+
+def test_answers_for_the_same_images_and_fronts_of_searches(judged):
+    right = RNG.random(400) < 0.8
+    worse = right & (RNG.random(400) < 0.85)
+    answers = dict(method=["a"] * 400 + ["b"] * 400, seed=[0] * 800, cell=[*range(400)] * 2, correct=[*right, *worse])
+    row = judged(dict(kind="answers", table="answers", a={"method": "a"}, b={"method": "b"}), answers=answers, at_least=0)
+    assert row["verdict"] == "holds" and row["rests"] == REAL
+    fronts = pd.DataFrame([dict(cost_name=who, seed=s, ms=ms, accuracy=50 + 10 * ms + gain + 0.1 * s) for s in range(8)
+                           for who, gain in (("latency", 2), ("MACs", 0)) for ms in (1, 2, 3)])  # fmt: skip
+    spec = dict(kind="front", table="fronts", price="ms", gain="accuracy", a={"cost_name": "latency"},
+                b={"cost_name": "MACs"})  # fmt: skip
+    row = judged(spec, fronts=fronts, at_least=0)
+    assert row["cases"][0].figure.value == pytest.approx(2) and row["cases"][0].figure.n == 8
+
+
+def test_comparisons_of_one_experiment_are_corrected_together(tmp_path):
+    kept = Store("02_resnet", "standard", str(tmp_path))
+    base = np.array([0.1, -0.1, 0.2, -0.2, 0.15, -0.15, 0.05, -0.05])
+    error = {"ours": np.zeros(8), "x": base + 0.14, "y": base + 0.13, "z": base}
+    kept.append("runs", pd.DataFrame([dict(net=n, seed=s, error=e) for n, es in error.items() for s, e in enumerate(es)]))
+    path = tmp_path / "claims.yaml"
+    written = ""
+    for net in "xyz":
+        written += f"""
+- {{id: {net}, claim: C, who: w, where: p, confirmed_if: c, at_least: 0, unit: points, notebook: 02_resnet, section: S,
+   cases: [{{kind: paired, where: here, notebook: 02_resnet, table: runs, value: error, a: {{net: {net}}},
+            b: {{net: ours}}, experiment: twins}}]}}"""
+    path.write_text(written)
+    together = claims.verdicts(machine.slug(), str(tmp_path), path).set_index("id")
+    alone = claims.verdicts(machine.slug(), str(tmp_path), path, ids=["x"]).set_index("id")
+    assert together.verdict["x"] == alone.verdict["x"], "the same verdict wherever it is shown"
+    assert "3 comparisons corrected" in together.cases["x"][0].figure.kind
+    path.write_text(written.replace(", experiment: twins", ""))
+    plain = claims.verdicts(machine.slug(), str(tmp_path), path).set_index("id")
+    assert plain.verdict["x"] == "seen at small scale" and together.verdict["x"] == "undecided at small scale"
+
+
+# ----------------------------------------------------------------------------------------------------- the claims file
+
+
+def test_the_committed_claims_are_judged_and_shown_alike_everywhere():
+    rows = claims.verdicts()
+    assert len(rows) == len(claims.load()) >= 36 and rows.id.is_unique
+    assert set(rows.kind) <= set(claims.VERDICTS)
+    for number in sorted(set(rows.notebook.str[:2])):
+        page = claims.table(number)
+        for row in rows[rows.notebook.str.startswith(number)].itertuples():
+            assert f"**{row.verdict.partition(':')[0]}**" in page and row.figures.replace("; ", "<br>") in page
+    one = rows.iloc[0]
+    assert claims.word(one.id) == one.verdict and one.figures in claims.sentence(one.id)
+    assert claims.tally(rows).startswith(f"Of {len(rows)} claims: **")
+    with pytest.raises(LookupError, match="no claim nonsense"):
+        claims.word("nonsense")
+    with pytest.raises(ValueError, match="no results of a machine 'abacus'"):
         claims.verdicts("abacus")
 
 
-# ---------------------------------------------------------------------------------------------------- the claims file
+def test_every_claim_links_to_a_section_that_exists():
+    for row in claims.verdicts().itertuples():
+        text = (ROOT / "notebooks" / f"{row.notebook}.ipynb").read_text(encoding="utf-8")
+        assert re.search(rf'"#+ {re.escape(row.section)}(\\n)?"', text.replace('\\"', '"')) or row.section in text, row.id
 
 
-def test_every_claim_has_a_verdict_and_a_section_that_exists():
-    rows = claims.verdicts()
-    assert len(rows) >= 30 and rows.id.is_unique and rows.verdict.str.len().gt(0).all()
-    for row in rows.itertuples():
-        path = ROOT / "notebooks" / f"{row.notebook}.ipynb"
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        headings = re.findall(r"^#+ (.+)$", "\n".join("".join(c["source"]) for c in cells), re.MULTILINE)
-        assert row.section in headings, (row.id, row.section)
+def test_here_is_said_of_this_machine_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "empty")
+    spec = dict(kind="ratio", where="x", notebook="02_resnet", table="latency", a={"name": "a"}, b={"name": "b"}, line=1)
+    kept = Store("02_resnet", "standard", str(tmp_path))
+    kept.append("latency", pd.DataFrame(dict(name=["a", "b"], samples_ms=samples(2))))
+    mine = claims.judge(CLAIM | {"cases": [spec]}, Place(None, str(tmp_path)))
+    assert mine["rests"] == "timed here"
+    monkeypatch.setattr(machine, "slug", lambda here=None: "a-laptop-4-cores")
+    other = claims.judge(CLAIM | {"cases": [spec]}, Place(None, str(tmp_path)))
+    assert other["rests"].startswith("timed on ") and "here" not in other["rests"]
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda c: c.pop("who"), "line 1: claim 'c': lacks who"),
-        (lambda c: c.update(where=""), "line 1: claim 'c': lacks where"),
-        (lambda c: c.update(cases=[{"kind": "guess", "where": "x"}]), r"line \d+: claim 'c': unknown check 'guess'"),
-        (lambda c: c.update(at_most=3), "needs one of at_least and at_most"),
-        (lambda c: c.update(colour="red"), "has colour, which nothing reads"),
-    ],
-)
-def test_a_fault_in_the_claims_is_named_with_its_line(tmp_path, change, says):
-    claim = CLAIM | {"cases": [{"kind": "printed", "where": "x"}]}
-    change(claim)
+FAULTS = {
+    "": r"lacks id",
+    "id: c": r"line 2: claim 'c': lacks claim, who",
+    "at_most: 2": r"needs one of at_least and at_most",
+    "colour: red": r"has colour, which nothing reads",
+    "cases: [{kind: guessed, where: here}]": r"line \d+: claim 'c': unknown kind 'guessed': choose one of published",
+    "cases: [{kind: paired, where: here, rests: hearsay}]": r"rests on 'hearsay': choose one of counted, published",
+    "cases: [{kind: ratio, where: h, experiment: e}]": r"only paired comparisons are corrected together",
+    "cases: [{kind: ratio, where: h, notebook: 09_speed_critique}]": r"notebook 09, which runs after 02: give the claim",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_the_file_is_named_with_its_line(tmp_path, fault):
+    whole = dict(id="c", claim="C", who="w", where="p", confirmed_if="x", at_least=1, unit="x", notebook="02_resnet",
+                 section="S", cases="[]")  # fmt: skip
+    if fault in ("", "id: c"):
+        text = f"- {fault or 'claim: C'}\n"
+    else:
+        key, _, value = fault.partition(": ")
+        text = "- " + "\n  ".join(f"{k}: {v}" for k, v in (whole | {key: value}).items()) + "\n"
     path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump([claim], sort_keys=False))
-    with pytest.raises(claims.ClaimsError, match=says):
+    path.write_text("\n" + text)
+    with pytest.raises(ClaimsError, match=FAULTS[fault]):
         claims.load(path)
 
 
-def test_claims_that_are_no_yaml_or_stand_twice_are_named(tmp_path):
+def test_an_id_twice_and_what_is_not_yaml(tmp_path):
+    entry = textwrap.dedent("""\
+        - {id: c, claim: C, who: w, where: p, confirmed_if: x, at_least: 1, unit: x, notebook: 02_resnet, section: S,
+           cases: []}
+        """)
     path = tmp_path / "claims.yaml"
-    path.write_text(yaml.safe_dump([CLAIM | {"cases": []}] * 2, sort_keys=False))
-    with pytest.raises(claims.ClaimsError, match="stands twice"):
+    path.write_text(entry * 2)
+    with pytest.raises(ClaimsError, match="line 3: claim 'c': stands twice"):
         claims.load(path)
-    path.write_text("- id: [\n")
-    with pytest.raises(claims.ClaimsError, match="line 2: not YAML"):
+    path.write_text("- a: [\n- b\n")
+    with pytest.raises(ClaimsError, match="line 2: not YAML"):
         claims.load(path)
 
 
-def test_a_figure_that_nobody_printed_is_named(monkeypatch):
-    nobody = {"table": "models", "column": "params_m", "model": "none"}
-    spec = {"kind": "printed", "where": "x", "line": 7, "of": nobody}
-    with pytest.raises(claims.ClaimsError, match="line 7: claim 'c': expected one published params_m, found 0"):
-        claims.judge(CLAIM | {"cases": [spec]}, claims.Place())
+def test_a_published_case_that_matches_nothing_or_several_rows_is_named(tmp_path):
+    spec = dict(kind="published", where="x", of={"table": "models", "column": "params_m", "model": "none"}, line=7)
+    with pytest.raises(ClaimsError, match="line 7: claim 'c': no row has model='none'"):
+        claims.judge(CLAIM | {"cases": [spec]}, Place())
+    spec["of"] = {"table": "models", "column": "params_m", "timm_name": ["resnet50", "resnet18"]}
+    with pytest.raises(ClaimsError, match="expected one published params_m, found"):
+        claims.judge(CLAIM | {"cases": [spec]}, Place())
+
+
+def test_published_accuracies_move_by_a_retraining_and_counts_do_not():
+    top1 = {"table": "models", "column": "imagenet_top1", "model": "EfficientNet-B0, compound scaling"}
+    assert cases.of_published(Place(), "x", top1, less=top1)[0].figure.text(1) == "0.0 (-0.5 to 0.5)"
+    params = top1 | {"column": "params_m", "model": "MnasNet-A3"}
+    assert cases.of_published(Place(), "x", params, over=params)[0].figure.text(1) == "1.0"
+
+
+# --------------------------------------------------------------------------------------------------------------- pages
+
+
+def test_pieces_of_a_page():
+    assert markdown.listed(["a", "b", "c"]) == "a, b and c" and markdown.listed([]) == "none"
+    assert markdown.link("03_mobilenet", "Claim by claim") == "[03](03_mobilenet.ipynb#Claim-by-claim)"
+    assert markdown.link("09_speed_critique", "4. `A` (b)", "notebooks/") == (
+        "[09](notebooks/09_speed_critique.ipynb#4.-A-%28b%29)")  # fmt: skip
+    table = markdown.table(pd.DataFrame({"a": ["x|y", "two\nlines"], "b": [1, 2]}))
+    assert table.splitlines() == ["| a | b |", "| --- | --- |", r"| x\|y | 1 |", "| two lines | 2 |"]

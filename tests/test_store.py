@@ -1,200 +1,223 @@
-"""Measurements are only ever added, each with its provenance, and no accident loses one."""
+"""Results keep every earlier run, say who measured them with what, and tell what they cannot read."""
 
-import contextlib
-import math
+import json
 import os
-import resource
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from whichbackbone.evidence import machine
-from whichbackbone.evidence import store as results
-from whichbackbone.evidence.store import DamagedResults, Store
+from whichbackbone.evidence import closure, machine, store
+from whichbackbone.evidence.store import FRESH, RUN, DamagedResults, OldLayout, Store
 
-ROWS = pd.DataFrame({"model": ["resnet50", "efficientnet_b0"], "median_ms": [171.25, 51.5]})
-
-
-def store(folder, run: str = "2026-01-01T00:00:00Z") -> Store:
-    made = Store("09_speed_critique", "standard", str(folder))
-    made.run = run
-    return made
+NOTEBOOK = "09_speed_critique"
 
 
-@pytest.fixture
-def path(tmp_path):
-    """Where the table ``latency`` of this machine stands."""
-    return tmp_path / "data" / "results" / machine.slug() / "09_speed_critique" / "latency.csv"
+def made(folder, profile: str = "standard", run: str = "", **options) -> Store:
+    kept = Store(NOTEBOOK, profile, str(folder), **options)
+    kept.run = run or kept.run
+    return kept
 
 
-def test_nothing_is_created_before_something_is_measured(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'latency' .* run notebook 09_speed_critique"):
-        store(tmp_path).latest("latency")
+def rows(**columns) -> pd.DataFrame:
+    return pd.DataFrame({"name": ["resnet50", "efficientnet_b0"], "median_ms": [42.123456789, 13.5]} | columns)
+
+
+def test_rows_come_back_as_they_were_measured(tmp_path):
+    kept = made(tmp_path)
+    samples = [[42.0, 43.25, 41.5], [13.5]]
+    written = kept.append("latency", rows(samples_ms=samples, macs=[4_089_184_256, 385_875_680], failed=[None, "x"]))
+    back = kept.read(NOTEBOOK, "latency")
+    pd.testing.assert_frame_equal(back, written)
+    assert back.samples_ms.tolist() == samples and back.macs.tolist() == [4_089_184_256, 385_875_680]
+    assert back.median_ms[0] == pytest.approx(42.1235, abs=1e-4) and set(back.run) == {kept.run}
+    assert back.attrs == {"machine": machine.slug(), "run": kept.run, "profile": "standard"}
+
+
+def test_a_run_writes_one_file_and_one_record_and_touches_no_other(tmp_path):
+    first = made(tmp_path, run="20260101T000000Z-0000", peaks={"gflops": 200.0})
+    first.append("latency", rows())
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.*")}
+    second = made(tmp_path)
+    second.append("latency", rows(median_ms=[1.0, 2.0]))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    folder = second.folder / NOTEBOOK / "latency"
+    assert sorted(path.stem for path in folder.iterdir()) == [first.run, second.run]
+    record = json.loads((first.folder / "runs" / f"{first.run}.json").read_text())
+    assert record["machine"] == machine.slug() and record["peaks"] == {"gflops": 200.0}
+    assert {"torch", "timm", "onnxruntime", "openvino", "python"} <= set(record["versions"])
+    assert record["commit"] != "" and record["facts"]["threads"] == str(machine.usable_cores())
+    assert store.latest(NOTEBOOK, "latency", str(tmp_path)).median_ms.tolist() == [1.0, 2.0], "the newest run counts"
+
+
+def test_calling_again_in_one_run_replaces_its_own_rows(tmp_path):
+    kept = made(tmp_path)
+    kept.append("latency", rows())
+    kept.append("latency", rows(median_ms=[5.0, 6.0]))
+    assert len(list((kept.folder / NOTEBOOK / "latency").iterdir())) == 1
+    assert kept.read(NOTEBOOK, "latency").median_ms.tolist() == [5.0, 6.0]
+
+
+def test_two_runs_of_one_second_have_two_names():
+    names = {Store(NOTEBOOK, "standard").run for _ in range(20)}
+    assert len(names) > 15 and all(RUN.fullmatch(name) for name in names)
+
+
+def test_nothing_to_keep_is_an_error_and_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="nothing to keep in 'latency'"):
+        made(tmp_path).append("latency", rows()[:0])
     assert not any(tmp_path.iterdir())
 
 
-def test_unknown_profile():
-    with pytest.raises(ValueError, match="smoke, standard, full"):
+def test_what_was_measured_with_the_same_code_is_not_measured_again(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def measure() -> pd.DataFrame:
+        calls.append(1)
+        return rows()
+
+    monkeypatch.setattr(closure, "notebook_hash", lambda path: "aaaa")
+    first = made(tmp_path).measured("latency", measure)
+    again = made(tmp_path).measured("latency", measure)
+    assert len(calls) == 1 and again.run.equals(first.run) and "as measured on 20" in capsys.readouterr().out
+    made(tmp_path, "smoke").measured("latency", measure)
+    assert len(calls) == 2, "another profile is another measurement"
+    monkeypatch.setattr(closure, "notebook_hash", lambda path: "bbbb")
+    made(tmp_path).measured("latency", measure)
+    assert len(calls) == 3, "other code measures again"
+    monkeypatch.setenv(FRESH, "1")
+    made(tmp_path).measured("latency", measure)
+    assert len(calls) == 4, "--force measures again"
+
+
+def test_a_full_disk_leaves_what_stood_there(tmp_path, monkeypatch):
+    kept = made(tmp_path)
+    kept.append("latency", rows())
+    before = (kept.folder / NOTEBOOK / "latency" / f"{kept.run}.csv").read_text()
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="cannot write results .No space left on device., what stood there is kept"):
+        kept.append("latency", rows(median_ms=[0.0, 0.0]))
+    left = list((kept.folder / NOTEBOOK / "latency").iterdir())
+    assert [path.read_text() for path in left] == [before]
+
+
+@pytest.mark.parametrize(
+    ("tear", "says"),
+    [
+        (lambda text: text[:-5], "not a complete table"),
+        (lambda text: text.replace(",13.5", ""), "line 3 has 2 fields, expected 3"),
+        (lambda text: "name,median_ms\nresnet50,4\n", "not a complete table"),
+        (lambda text: text.replace("Z-", "Z-f"), "line 2 is of run"),
+        (lambda text: "", "not a complete table"),
+    ],
+)
+def test_a_torn_table_is_damage_and_not_data(tmp_path, tear, says):
+    kept = made(tmp_path)
+    kept.append("latency", rows())
+    path = kept.folder / NOTEBOOK / "latency" / f"{kept.run}.csv"
+    torn = tear(path.read_text())
+    path.write_text(torn)
+    with pytest.raises(DamagedResults, match=f"latency/{kept.run}.csv: .*{says}.*restore it with git"):
+        kept.read(NOTEBOOK, "latency")
+    assert path.read_text() == torn, "nothing is deleted"
+
+
+def test_rows_count_only_with_a_sound_record(tmp_path):
+    old = made(tmp_path, run="20260101T000000Z-0000")
+    old.append("latency", rows())
+    new = made(tmp_path)
+    new.append("latency", rows(median_ms=[1.0, 2.0]))
+    record = new.folder / "runs" / f"{new.run}.json"
+    sound = record.read_text()
+    for fault, says in (
+        (None, "no record .*restore it with git"),
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        (sound.replace('"format": 1', '"format": 9'), "newer version of the study: update it"),
+        (sound.replace(machine.slug(), "an-abacus-1-cores"), "belongs to the machine an-abacus-1-cores"),
+    ):
+        record.write_text(fault) if fault else record.unlink()
+        with pytest.warns(UserWarning, match=says):
+            assert new.read(NOTEBOOK, "latency").median_ms[1] == 13.5, "the older, sound run counts"
+    record.write_text(sound)
+    (new.folder / NOTEBOOK / "latency" / f"{new.run}.csv").unlink()
+    assert new.read(NOTEBOOK, "latency").run[0] == old.run, "a record without rows harms nothing"
+
+
+def test_the_old_layout_is_named_with_what_to_do(tmp_path):
+    folder = tmp_path / "data/results/amd-epyc-2-cores/09_speed_critique"
+    folder.mkdir(parents=True)
+    (folder / "latency.csv").write_text("run,written\n1,2\n")
+    with pytest.raises(OldLayout, match="data/results/amd-epyc-2-cores .*delete that folder"):
+        store.latest(NOTEBOOK, "latency", str(tmp_path), of="amd-epyc-2-cores")
+    kept = made(tmp_path)
+    kept.append("latency", rows())
+    with pytest.warns(UserWarning, match="delete that folder"):
+        assert len(kept.read(NOTEBOOK, "latency")) == 2, "other machines are read all the same"
+
+
+def test_this_machine_comes_first_then_whatever_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "empty")
+    other = made(tmp_path)
+    monkeypatch.setattr(machine, "slug", lambda here=None: "aaa-abacus-1-cores")
+    other.append("latency", rows(median_ms=[7.0, 8.0]))
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "empty")
+    assert store.latest(NOTEBOOK, "latency", str(tmp_path)).attrs["machine"] == "aaa-abacus-1-cores"
+    made(tmp_path).append("latency", rows())
+    assert store.latest(NOTEBOOK, "latency", str(tmp_path)).attrs["machine"] == machine.slug()
+    assert store.latest(NOTEBOOK, "latency", str(tmp_path), of="aaa-abacus-1-cores").median_ms[0] == 7
+    assert store.machines(str(tmp_path)) == ["aaa-abacus-1-cores", machine.slug()]
+    with pytest.raises(FileNotFoundError, match="no 'none' measured yet: run notebook 99_none"):
+        store.latest("99_none", "none", str(tmp_path))
+
+
+def test_a_slow_run_is_marked(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "empty")
+    for number, peak in enumerate((200.0, 66.0, 190.0)):
+        made(tmp_path, run=f"20260101T00000{number}Z-0000", peaks={"gflops": peak}).append("latency", rows())
+    made(tmp_path, run="20260101T000009Z-0000").append("latency", rows())
+    found = store.runs(machine.slug(), str(tmp_path))
+    assert found.slow.tolist() == [False, True, False, False] and np.isnan(found.peak_gflops.iloc[-1])
+    assert store.record_of(found.run[0], str(tmp_path)).peaks == {"gflops": 200.0}
+    with pytest.raises(LookupError, match="no run 'x'"):
+        store.record_of("x", str(tmp_path))
+
+
+def test_tidying_keeps_the_newest_and_their_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "empty")
+    for number in range(4):
+        kept = made(tmp_path, run=f"20260101T00000{number}Z-0000")
+        kept.append("latency", rows())
+        kept.append("speed", rows())
+    store.tidy(machine.slug(), str(tmp_path), keep={"speed": 3})
+    left = {path.relative_to(kept.folder).as_posix() for path in kept.folder.rglob("*.*")}
+    runs = [f"20260101T00000{n}Z-0000" for n in range(4)]
+    assert left == {f"{NOTEBOOK}/latency/{runs[3]}.csv", *(f"{NOTEBOOK}/speed/{run}.csv" for run in runs[1:]),
+                    *(f"runs/{run}.json" for run in runs[1:])}  # fmt: skip
+    assert store.tidy(machine.slug(), str(tmp_path), keep={"speed": 3}) == []
+
+
+def test_where_things_go(tmp_path):
+    assert Store("02_resnet", "smoke").root == store.REPOSITORY / "build" / "smoke"
+    assert Store("02_resnet", "standard").root == store.REPOSITORY
+    assert Store("02_resnet", "smoke", str(tmp_path)).figures == tmp_path / "figures"
+    with pytest.raises(ValueError, match="unknown profile 'quick'"):
         Store("02_resnet", "quick")
 
 
-def test_smoke_never_writes_over_what_is_published(tmp_path):
-    assert Store("02_resnet", "smoke").root == results.REPOSITORY / "build" / "smoke"
-    assert Store("02_resnet", "standard").root == results.REPOSITORY
-    assert Store("02_resnet", "smoke", str(tmp_path)).figures == tmp_path / "figures"
-
-
-def test_appends_and_reads_back_the_newest_rows(tmp_path, path):
-    store(tmp_path).append("latency", ROWS)
-    before = path.read_text()
-    second = store(tmp_path, "2026-01-02T00:00:00Z")
-    for rows in (ROWS[:1], ROWS):  # a reader may run the measuring cell twice in one session
-        second.append("latency", rows)
-    assert path.read_text().startswith(before)
-    pd.testing.assert_frame_equal(second.latest("latency")[["model", "median_ms"]], ROWS)
-    assert len(path.read_text().splitlines()) == 1 + 5
-    assert [p.name for p in path.parent.iterdir()] == ["latency.csv"]
-
-
-def test_every_row_has_provenance(tmp_path):
-    store(tmp_path).append("latency", ROWS)
-    latest = store(tmp_path).latest("latency")
-    assert list(latest)[:6] == list(results.PROVENANCE) and latest.notna().all(axis=None)
-    assert set(latest.profile) == {"standard"} and set(latest.code) == {results.code_hash()}
-    with pytest.raises(ValueError, match="nothing to append to 'latency'"):
-        store(tmp_path).append("latency", ROWS[:0])
-
-
-def test_a_hash_of_digits_stays_a_hash(tmp_path, monkeypatch):
-    for code in ("0123456789", "123e456789"):  # as a number the first would lose its zero, the second be infinite
-        monkeypatch.setattr(results, "code_hash", lambda code=code: code)
-        store(tmp_path).append("latency", ROWS)
-        assert store(tmp_path).latest("latency").code.unique().tolist() == [code]
-
-
-def test_samples_and_counts_come_back(tmp_path):
-    samples = [[1.25, 2.5], np.array([3.0625]), []]
-    counts = [37_745_884_416, math.nan, 1]  # the missing one makes the column float: still every digit
-    written = store(tmp_path).append("latency", pd.DataFrame({"samples_ms": samples, "macs": counts, "ms": 1 / 3}))
-    for frame in (written, store(tmp_path).latest("latency")):
-        assert [list(s) for s in frame.samples_ms] == [[1.25, 2.5], [3.0625], []]
-        assert frame.macs[0] == counts[0] and math.isnan(frame.macs[1])
-        assert frame.ms[0] == pytest.approx(1 / 3, rel=1e-5)
-
-
-def test_tables_may_change_their_columns(tmp_path, path):
-    store(tmp_path).append("latency", pd.DataFrame({"batch": ["own"], "params": [25_557_032]}))
-    new = store(tmp_path, "2026-01-02T00:00:00Z")
-    new.append("latency", pd.DataFrame({"batch": [64]}))
-    assert new.latest("latency").batch.tolist() == [64], "a number, though an older run wrote a word"
-    assert "own,25557032\n" in path.read_text()
-
-
-@pytest.mark.parametrize("accident", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_an_interrupted_write_keeps_the_old_rows(tmp_path, path, monkeypatch, accident):
-    store(tmp_path).append("latency", ROWS)
-    before = path.read_bytes()
-
-    def fail(*_):
-        raise accident
-
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
-        patch.setattr(os, "replace", fail)
-        store(tmp_path).append("latency", ROWS)
-    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["latency.csv"]
-    store(tmp_path).append("latency", ROWS)
-    assert len(path.read_text().splitlines()) == 1 + 4
-
-
-@contextlib.contextmanager
-def disk_of(size: int):
-    """No file may grow beyond ``size`` bytes, as on a disk that fills up in mid-write."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_full_disk(tmp_path, path):
-    store(tmp_path).append("latency", ROWS)
-    before = path.read_bytes()
-    with disk_of(len(before) + 10), pytest.raises(OSError, match="cannot write results .*latency.csv") as error:
-        store(tmp_path).append("latency", ROWS)
-    assert "\n" not in str(error.value)
-    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["latency.csv"]
-
-
-def test_unwritable_folder(tmp_path):
-    (tmp_path / "data").write_text("a file where the folder should be: not even root can write below it")
-    with pytest.raises(OSError, match="cannot write results .*latency.csv"):
-        store(tmp_path).append("latency", ROWS)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_read_only_folder(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError, match="cannot write results .*latency.csv"):
-        store(tmp_path).append("latency", ROWS)
-
-
-DAMAGE = {
-    "torn line": lambda good: good[:-9],
-    "torn between fields": lambda good: good[: good.rindex(b",")] + b"\n",
-    "field too many": lambda good: good + good.splitlines()[-1] + b",1\n",
-    "quote never closed": lambda good: good + b'"x\n',
-    "no provenance": lambda good: good.replace(b"run,", b"walk,", 1),
-    "header only": lambda good: good.splitlines()[0] + b"\n",
-    "binary rubbish": lambda good: bytes(range(256)),
-    "zeros, as after a power cut": lambda good: bytes(4096),
-    "empty": lambda good: b"",
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_is_set_aside_and_nothing_is_lost(tmp_path, path, damage):
-    first, second = store(tmp_path), store(tmp_path, "2026-01-02T00:00:00Z")
-    first.append("latency", ROWS)
-    path.write_bytes(damaged := damage(path.read_bytes()))
-    with pytest.raises(DamagedResults, match="latency.csv.*set aside as latency.csv.damaged-1") as error:
-        second.append("latency", ROWS[:1])
-    assert "\n" not in str(error.value)
-    assert path.with_name("latency.csv.damaged-1").read_bytes() == damaged
-    assert second.latest("latency").model.tolist() == ["resnet50"], "the new row was kept"
-    second.append("latency", ROWS[1:])
-    assert len(path.read_text().splitlines()) == 1 + 2
-
-
-def test_damage_met_when_reading(tmp_path, path):
-    store(tmp_path).append("latency", ROWS)
-    for number in (1, 2):  # the second time must not overwrite what was set aside the first time
-        path.write_bytes(b"rubbish")
-        with pytest.raises(DamagedResults, match=f"damaged-{number}"):
-            store(tmp_path).latest("latency")
-    with pytest.raises(FileNotFoundError):
-        store(tmp_path).latest("latency")
-
-
-def test_results_of_another_machine_stand_in_until_there_are_own_ones(tmp_path, monkeypatch):
-    for name, ms in (("old-mac-8-cores", 1.0), ("zen-64-cores", 2.0)):
-        with monkeypatch.context() as patch:
-            patch.setattr(machine, "slug", lambda name=name: name)
-            store(tmp_path).append("latency", ROWS.assign(median_ms=ms))
-    borrowed = results.latest("09_speed_critique", "latency", str(tmp_path))
-    assert borrowed.attrs["machine"] == "old-mac-8-cores" and set(borrowed.median_ms) == {1.0}
-    store(tmp_path).append("latency", ROWS)
-    own = results.latest("09_speed_critique", "latency", str(tmp_path))
-    assert own.attrs["machine"] == machine.slug() and own.median_ms.tolist() == [171.25, 51.5]
-    with pytest.raises(FileNotFoundError, match="run notebook 99_none"):
-        results.latest("99_none", "latency", str(tmp_path))
-
-
-def test_the_code_hash_follows_the_code(tmp_path, monkeypatch):
-    (tmp_path / "a.py").write_text("1")
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "results.py"))
-    before = results.code_hash()
-    assert results.code_hash() == before and len(before) == 10
-    (tmp_path / "a.py").write_text("2")
-    assert results.code_hash() != before
+def test_a_machine_without_git_or_name_still_keeps_records(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    store.commit.cache_clear()
+    here = replace(machine.describe(), processor="unknown aarch64", family="", model="")
+    monkeypatch.setattr(machine, "describe", lambda: here)
+    kept = made(tmp_path)
+    kept.append("latency", rows())
+    store.commit.cache_clear()
+    assert kept.folder.name == f"unknown-aarch64-{here.threads}-cores"
+    assert store.record_of(kept.run, str(tmp_path)).commit == "unknown"

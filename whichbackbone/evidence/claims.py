@@ -1,222 +1,251 @@
-"""The ledger: every claim of ``data/claims.yaml`` with the verdict that measured and published figures give it.
+"""The only judge: every claim of ``data/claims.yaml`` with the verdict that measured and published figures give it.
 
-A claim names *cases*, each a figure under some condition ("on a Pixel 1", "in ONNX Runtime"), and the bound that the
-claim sets. A case passes, fails, or is undecided because its interval holds the bound. The verdict is read off that:
+A claim names *cases*, each a figure under some condition ("on a Pixel 1", "in ONNX Runtime"), and a bound. A case
+passes, fails, or is undecided because its interval holds the bound. The verdict is read off that:
 
 - holds: every case passes;
 - holds only if ...: some pass; they are named;
 - does not hold: none passes and some fail;
-- cannot be told: every interval holds the bound;
-- not measured yet: run NN; not measured here: there is nothing to judge by.
+- undecided: every interval holds the bound;
+- not measured: there is nothing to judge by, or a notebook has to run first.
+
+Short trainings of small nets on drawn images ("small nets") never make a claim about ImageNet hold: where there is
+nothing else, the words are *seen*, *not seen* or *undecided at small scale*; where there is, they stand beside it and
+decide nothing.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 import yaml
 
-from whichbackbone import checks
-from whichbackbone.evidence import published, store
-from whichbackbone.measure import timing
+from whichbackbone.evidence import intervals, machine, markdown, store
+from whichbackbone.evidence.cases import KINDS, RESTS, SMALL, TIMED, Case, NotMeasured, Place, differences
+from whichbackbone.evidence.intervals import Interval
+from whichbackbone.folders import DATA
 
-CLAIMS = published.DATA / "claims.yaml"
+CLAIMS = DATA / "claims.yaml"
 FIELDS = ("id", "claim", "who", "where", "confirmed_if", "notebook", "section", "unit", "cases")
 BOUNDS = ("at_least", "at_most")
-HERE, PRINTED = "measured here", "published"
+
+HOLDS, ONLY_IF, FAILS, UNDECIDED, NOT_MEASURED = VERDICTS = (
+    "holds", "holds only if", "does not hold", "undecided", "not measured")  # fmt: skip
+AT_SMALL_SCALE = {HOLDS: "seen at small scale", ONLY_IF: "seen at small scale only if",
+                  FAILS: "not seen at small scale", UNDECIDED: "undecided at small scale"}  # fmt: skip
+MARKS = {"fails": "✗", "undecided": "?", "passes": "✓"}  # in the order in which a page shows them
+LEGEND = "✗ fails, ? undecided (the interval holds the bound), ✓ passes"
 
 
 class ClaimsError(ValueError):
     """Something in the claims file is wrong; the message names the line."""
 
 
-class NotMeasured(LookupError):
-    """A notebook has not run on this machine (or on any)."""
-
-
 @dataclass(frozen=True)
-class Case:
-    """One figure with its 95 % interval, where it applies, and whether it was measured here or published.
+class Verdict:
+    """One of VERDICTS; whether it rests on small nets alone; the conditions under which it holds, if only some."""
 
-    ``section``: heading of the notebook that measured it, where the measurement says so.
-    """
+    kind: str
+    small: bool = False
+    conditions: tuple[str, ...] = ()
 
-    where: str
-    value: float
-    low: float
-    high: float
-    evidence: str
-    section: str = ""
-
-    def passes(self, at_least: float | None, at_most: float | None) -> bool | None:
-        """Whether the figure meets the bound; None when its interval holds the bound."""
-        if at_most is not None:
-            return Case(self.where, -self.value, -self.high, -self.low, self.evidence).passes(-at_most, None)
-        return True if self.low >= at_least else False if self.high < at_least else None
+    def __str__(self) -> str:
+        words = AT_SMALL_SCALE[self.kind] if self.small and self.kind in AT_SMALL_SCALE else self.kind
+        return f"{words}: {'; '.join(self.conditions)}" if self.conditions else words
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which measurements count: of which machine (None: this one's, else those committed), below which folder."""
-
-    machine: str | None = None
-    output: str = ""
-
-    def table(self, notebook: str, table: str) -> pd.DataFrame:
-        """Newest rows of a notebook's table. :class:`NotMeasured` names the notebook to run."""
-        try:
-            return store.latest(notebook, table, self.output, self.machine)
-        except FileNotFoundError:
-            raise NotMeasured(notebook[:2]) from None
-
-
-# ---------------------------------------------------------------------------------------------------- kinds of cases
+def verdict(cases: Sequence[Case], at_least: float | None = None, at_most: float | None = None) -> Verdict:
+    """What the cases say of the bound; see the top of this module."""
+    main = [case for case in cases if case.rests != SMALL]
+    small = bool(cases) and not main
+    outcomes = {case.where: case.outcome(at_least, at_most) for case in main or cases}
+    passed = tuple(where for where, outcome in outcomes.items() if outcome == "passes")
+    if not outcomes:
+        return Verdict(NOT_MEASURED)
+    if len(passed) == len(outcomes):
+        return Verdict(HOLDS, small)
+    if passed:
+        return Verdict(ONLY_IF, small, passed)
+    return Verdict(FAILS if "fails" in outcomes.values() else UNDECIDED, small)
 
 
-def evidence(place: Place, notebook: str, quantity: str, where: str = "here", less: str = "") -> list[Case]:
-    """Rows of a notebook's ``evidence`` whose quantity is this one, or begins like it where it ends in ``*``.
-
-    ``{}`` in ``where`` stands for what the ``*`` matched. ``less`` takes off another quantity; its interval adds up.
-    """
-    rows = place.table(notebook, "evidence")
-    stem = quantity.removesuffix("*")
-    chosen = rows[rows.quantity.str.startswith(stem) if stem != quantity else rows.quantity == quantity]
-    cases = [
-        _case(where.replace("{}", row.quantity.removeprefix(stem).replace("_", " ")), row.value, row.low, row.high,
-              str(row.section))
-        for row in chosen.itertuples()
-    ]  # fmt: skip
-    for other in evidence(place, notebook, less) if less else ():
-        cases = [
-            _case(case.where, case.value - other.value, case.low - other.high, case.high - other.low, case.section)
-            for case in cases
-        ]
-    return cases
+# ------------------------------------------------------------------------------------------------------------- judging
 
 
-def measured(
-    place: Place, notebook: str, table: str, value: str, where: str, rows: Mapping[str, Any] | None = None,
-    low: str = "low", high: str = "high", inverse: bool = False,
-) -> list[Case]:
-    """Rows of a results table; ``where`` is a column, or the words themselves. ``inverse`` takes 1 / value."""
-    cases = []
-    for _, row in _chosen(place.table(notebook, table), rows or {}).iterrows():
-        figures = [float(row[c]) for c in (value, low, high)]
-        if inverse:
-            figures = [1 / figures[0], 1 / figures[2], 1 / figures[1]]
-        cases.append(_case(str(row[where]) if where in row else where, *figures))
-    return cases
-
-
-def paired(
-    place: Place, notebook: str, table: str, value: str, a: Mapping[str, Any], b: Mapping[str, Any], by: str,
-    where: str = "here", scale: float = 1.0,
-) -> list[Case]:
-    """Mean of (a - b) over pairs that share ``by`` (a seed), with the smallest and the largest pair as interval."""
-    rows = place.table(notebook, table)
-    first, second = (_chosen(rows, part).groupby(by)[value].last() for part in (a, b))
-    gaps = ((first - second) * scale).dropna()
-    return [_case(where, gaps.mean(), gaps.min(), gaps.max())] if len(gaps) else []
-
-
-def compared(place: Place, notebook: str, table: str, a: str, b: str, where: str) -> list[Case]:
-    """How many times longer ``a`` took than ``b``, two names of one table of the timer, by their paired samples."""
-    rows = place.table(notebook, table)
-    if (rows["profile"] == "smoke").all() and not {a, b} <= set(rows["name"]):
-        raise NotMeasured(notebook[:2])  # that profile leaves names out; elsewhere a name that is not there is a fault
-    return [_case(where, *timing.ratio(rows, a, b))]
-
-
-def built(place: Place, model: str, block: str, where: str) -> list[Case]:
-    """Share (%) of the parameters before the classifier that lie in blocks of this class, in our net of a timm name."""
-    with torch.device("meta"):
-        net = checks.build(model)
-    inside = sum(p.numel() for m in net.modules() if type(m).__name__ == block for p in m.parameters())
-    last = [m for m in net.modules() if isinstance(m, torch.nn.Linear)][-1]
-    total = sum(p.numel() for p in net.parameters()) - sum(p.numel() for p in last.parameters())
-    return [_case(where, *[100 * inside / total] * 3)]
-
-
-def printed(place: Place, of: Any, where: str, over: Any = None, less: Any = None) -> list[Case]:
-    """A published figure; or its ratio ``over`` another one, or the difference ``less`` another one.
-
-    Each is one selector or a list of them, whose figures are multiplied.
-    """
-    value = _product(of)
-    value = value / _product(over) if over else value - _product(less) if less else value
-    return [Case(where, value, value, value, PRINTED)]
-
-
-KINDS: dict[str, Callable[..., list[Case]]] = {
-    "evidence": evidence, "measured": measured, "paired": paired, "compared": compared, "built": built,
-    "printed": printed,
-}  # fmt: skip
-
-
-# ----------------------------------------------------------------------------------------------------------- verdicts
-
-
-def verdict(cases: list[Case], at_least: float | None = None, at_most: float | None = None) -> str:
-    """What the cases say of the bound, in words; see the top of this module."""
-    passes = {case.where: case.passes(at_least, at_most) for case in cases}
-    if not passes:
-        return "not measured here"
-    if good := [where for where, passed in passes.items() if passed]:
-        shown = good if len(good) <= 4 else [*good[:3], f"{len(good) - 3} more"]
-        return "holds" if len(good) == len(passes) else f"holds only if: {'; '.join(shown)}"
-    return "does not hold" if False in passes.values() else "cannot be told: inside the interval"
-
-
-def judge(claim: Mapping[str, Any], place: Place) -> dict[str, Any]:
-    """One row of the ledger."""
-    cases, missing = [], ""
-    for spec in claim["cases"]:
-        arguments = {k: v for k, v in spec.items() if k not in ("kind", "line")}
-        try:
-            cases += KINDS[spec["kind"]](place, **arguments)
-        except NotMeasured as error:
-            missing = str(error)
-        except (KeyError, LookupError, TypeError) as error:
-            raise ClaimsError(f"claims.yaml, line {spec['line']}: claim {claim['id']!r}: {error}") from None
-    bounds = {name: claim.get(name) for name in BOUNDS}
-    words = f"not measured yet: run {missing}" if missing else verdict(cases, **bounds)
-    says = [f"{case.where}: {_figures(case, claim['unit'])}" for case in cases if case.evidence == HERE]
-    print_says = [f"{case.where}: {_figures(case, claim['unit'])}" for case in cases if case.evidence == PRINTED]
-    return dict(
-        id=claim["id"], claim=claim["claim"], who=claim["who"], verdict=words,
-        measured="; ".join(says) or ("-" if not missing else f"run {missing}"), published="; ".join(print_says) or "-",
-        notebook=claim["notebook"], section=next((case.section for case in cases if case.section), claim["section"]),
-        confirmed_if=claim["confirmed_if"], where=claim["where"],
-        cases=cases,
-    )  # fmt: skip
-
-
-def verdicts(machine: str | None = None, output: str = "", path: Path = CLAIMS) -> pd.DataFrame:
+def verdicts(
+    machine: str | None = None, output: str = "", path: Path = CLAIMS, notebook: str = "", ids: Sequence[str] = ()
+) -> pd.DataFrame:
     """The ledger, one row a claim in the order of the file.
 
     Args:
         machine: whose measurements count, a folder of ``data/results``; None takes this machine's, table by table,
             and another's where there is none.
-        output: a folder whose results come first, as in :class:`store.Store`.
+        output: a folder whose results come first, as in :class:`whichbackbone.evidence.store.Store`.
         path: the claims file.
+        notebook: first letters of a notebook's name; only its claims.
+        ids: only these claims.
 
     Returns:
-        id, claim, who, verdict, measured, published (figures with intervals, in words), notebook, section (that
-        measured it), confirmed_if, where (in the source), cases (a list of :class:`Case`).
+        id, claim, who, verdict (in words), kind (one of VERDICTS), rests (what it rests on, in words), figures (every
+        case with its outcome, the failed ones first), notebook, section (that shows it), confirmed_if, where (in the
+        source), unit, at_least, at_most, cases (a list of :class:`Case`).
 
     Raises:
         ClaimsError: for a claims file with a fault, naming its line.
         ValueError: for an unknown machine.
+        LookupError: for an unknown id.
     """
     if machine is not None and machine not in store.machines(output):
         raise ValueError(f"no results of a machine {machine!r}: there are {', '.join(store.machines(output))}")
-    place = Place(machine, output)
-    return pd.DataFrame([judge(claim, place) for claim in load(path)])
+    every, place = load(path), Place(machine, output)
+    if unknown := set(ids) - {claim["id"] for claim in every}:
+        raise LookupError(f"no claim {', '.join(sorted(unknown))} in {path.name}")
+    wanted = [c for c in every if c["notebook"].startswith(notebook) and (not ids or c["id"] in ids)]
+    experiments = {spec["experiment"] for claim in wanted for spec in claim["cases"] if spec.get("experiment")}
+    corrected = _corrected(every, experiments, place)
+    return pd.DataFrame([judge(claim, place, corrected) for claim in wanted])
+
+
+def judge(
+    claim: Mapping[str, Any], place: Place, corrected: Mapping[tuple[str, str], Interval] | None = None
+) -> dict[str, Any]:
+    """One row of the ledger. ``corrected``: intervals of cases that stand with others of one experiment."""
+    cases, missing = [], ""
+    for spec in claim["cases"]:
+        try:
+            found = _cases(spec, place)
+        except NotMeasured as error:
+            missing = str(error)
+            continue
+        except (KeyError, LookupError, TypeError, ValueError) as error:
+            told = error.args[0] if error.args else error
+            raise ClaimsError(f"claims.yaml, line {spec['line']}: claim {claim['id']!r}: {told}") from None
+        if (key := (claim["id"], spec["where"])) in (corrected or {}):
+            found = [Case(case.where, corrected[key], case.rests, case.machine) for case in found]
+        cases += found
+    bounds = {name: claim.get(name) for name in BOUNDS}
+    ruled = Verdict(NOT_MEASURED) if missing else verdict(cases, **bounds)
+    hint = f"; run {missing}" if missing.isdigit() else ""
+    return dict(
+        id=claim["id"], claim=claim["claim"], who=claim["who"], verdict=f"{ruled}{hint}", kind=ruled.kind,
+        rests=_rests(cases, place), figures=_figures(cases, claim), notebook=claim["notebook"],
+        section=claim["section"], confirmed_if=claim["confirmed_if"], where=claim["where"], unit=claim["unit"],
+        **bounds, cases=cases,
+    )  # fmt: skip
+
+
+def _cases(spec: Mapping[str, Any], place: Place) -> list[Case]:
+    arguments = {k: v for k, v in spec.items() if k not in ("kind", "line", "experiment")}
+    return KINDS[spec["kind"]](place, **arguments)
+
+
+def _corrected(
+    claims: Sequence[Mapping[str, Any]], experiments: set[str], place: Place
+) -> dict[tuple[str, str], Interval]:
+    """Intervals of all paired cases of these experiments, by claim and condition, corrected together."""
+    found = {}
+    for experiment in experiments:
+        members = {(claim["id"], spec["where"]): spec for claim in claims for spec in claim["cases"]
+                   if spec.get("experiment") == experiment}  # fmt: skip
+        try:
+            gaps = {key: differences(place, **spec) for key, spec in members.items()}
+        except LookupError:  # not measured, or a fault that the claim itself will name with its line
+            continue
+        if all(len(gap) for gap in gaps.values()):
+            found |= intervals.holm(gaps)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- showing
+
+
+def table(notebook: str, output: str = "", machine: str | None = None) -> str:
+    """A notebook's claims as a Markdown table, the same rows that 00, 14 and README show, and a legend."""
+    rows = verdicts(machine, output, notebook=notebook)
+    return f"{markdown.table(shown(rows).drop(columns='evidence'))}\n\n*{LEGEND}.*"
+
+
+def shown(rows: pd.DataFrame, folder: str = "") -> pd.DataFrame:
+    """Rows of :func:`verdicts` as a page has them: claim, verdict, rests on, figures, evidence (a link).
+
+    ``folder``: see :func:`whichbackbone.evidence.markdown.link`.
+    """
+    return pd.DataFrame({
+        "claim": rows.claim + " (" + rows.who + ")",
+        "verdict": [f"**{row.verdict.partition(':')[0]}**{''.join(row.verdict.partition(':')[1:])}"
+                    for row in rows.itertuples()],
+        "rests on": rows.rests,
+        "figures": rows.figures.str.replace("; ", "<br>"),
+        "evidence": [markdown.link(row.notebook, row.section, folder) for row in rows.itertuples()],
+    })  # fmt: skip
+
+
+def sentence(id: str, output: str = "", machine: str | None = None) -> str:
+    """A claim, its verdict and its figures in one sentence."""
+    row = verdicts(machine, output, ids=[id]).iloc[0]
+    return f"{row.claim} ({row.who}): **{row.verdict}**. {row.figures}."
+
+
+def word(id: str, output: str = "", machine: str | None = None) -> str:
+    """The verdict on a claim, in words."""
+    return verdicts(machine, output, ids=[id]).verdict.iloc[0]
+
+
+def figure(id: str, where: str = "", output: str = "", machine: str | None = None) -> Interval:
+    """The figure of a claim under one condition, by default its first.
+
+    Raises:
+        LookupError: for an unknown id or condition, or one that was not measured.
+    """
+    cases = {case.where: case.figure for case in verdicts(machine, output, ids=[id]).cases.iloc[0]}
+    if where not in cases and (where or not cases):
+        raise LookupError(f"claim {id!r} has no figure {where!r}: it has {', '.join(cases) or 'none'}")
+    return cases[where] if where else next(iter(cases.values()))
+
+
+def tally(rows: pd.DataFrame) -> str:
+    """How many claims have which verdict, in one sentence; those that rest on small nets alone apart."""
+    small = [str(v).partition(":")[0] for v in rows.verdict if "small scale" in v]
+    rest = [kind for kind, v in zip(rows.kind, rows.verdict, strict=True) if "small scale" not in v]
+    words = [*VERDICTS, *AT_SMALL_SCALE.values()]
+    counts = pd.Series([*rest, *small], dtype=str).value_counts()
+    return f"Of {len(rows)} claims: **{', '.join(f'{counts[w]} {w}' for w in words if w in counts)}**."
+
+
+def _figures(cases: Sequence[Case], claim: Mapping[str, Any]) -> str:
+    """Every case with its outcome, the failed ones first."""
+    bounds = {name: claim.get(name) for name in BOUNDS}
+    beside = {case.rests for case in cases} - {SMALL}
+    lines = []
+    for outcome, mark in MARKS.items():
+        for case in cases:
+            if case.outcome(**bounds) == outcome:
+                small = " (small nets)" if case.rests == SMALL and beside else ""
+                lines.append(f"{mark} {case.where}{small}: {says(case.figure, claim['unit'])}")
+    return "; ".join(lines) or "-"
+
+
+def says(figure: Interval, unit: str) -> str:
+    """A figure with its unit, and its interval where it has one."""
+    digits = 0 if abs(figure.value) >= 100 else 1 if abs(figure.value) >= 10 or unit == "points" else 2
+    number, space, interval = figure.text(digits, sign=unit == "points").partition(" ")
+    tail = unit if unit in ("x", "") else f" {unit}"
+    return f"{number}{tail}{space}{interval}"
+
+
+def _rests(cases: Sequence[Case], place: Place) -> str:
+    """What a verdict rests on. "Here" is said of this machine alone."""
+    found = {case.rests for case in cases}
+    words = [rest for rest in RESTS if rest in found]
+    owners = sorted({case.machine for case in cases if case.rests == TIMED})
+    if place.machine is not None or any(owner != machine.slug() for owner in owners):
+        words = ["timed on " + markdown.listed(owners) if rest == TIMED else rest for rest in words]
+    return ", ".join(words) or "-"
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
 
 
 def load(path: Path = CLAIMS) -> list[dict[str, Any]]:
@@ -248,7 +277,14 @@ def _fault(claim: Mapping[str, Any], seen: set[str]) -> tuple[int, str] | None:
         return line, f"has {', '.join(sorted(unknown))}, which nothing reads"
     for spec in claim["cases"]:
         if spec.get("kind") not in KINDS:
-            return spec["line"], f"unknown check {spec.get('kind')!r}: choose one of {', '.join(KINDS)}"
+            return spec["line"], f"unknown kind {spec.get('kind')!r}: choose one of {', '.join(KINDS)}"
+        if spec.get("rests", SMALL) not in RESTS:
+            return spec["line"], f"rests on {spec['rests']!r}: choose one of {', '.join(RESTS)}"
+        if spec.get("notebook", "") > claim["notebook"]:
+            later, own = spec["notebook"][:2], claim["notebook"][:2]
+            return spec["line"], f"rests on notebook {later}, which runs after {own}: give the claim to the later one"
+        if spec.get("experiment") and spec["kind"] != "paired":
+            return spec["line"], f"is of kind {spec['kind']!r}: only paired comparisons are corrected together"
     return None
 
 
@@ -265,42 +301,3 @@ class _Lines(yaml.SafeLoader):
 _Lines.add_constructor(
     yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda loader, node: loader.construct_mapping(node)
 )
-
-
-def _case(where: str, value: float, low: float, high: float, section: str = "") -> Case:
-    low, high = (value if math.isnan(bound) else bound for bound in (low, high))
-    return Case(where, float(value), float(low), float(high), HERE, section)
-
-
-def _chosen(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
-    """Rows whose columns have the wanted value or one of a list; a text that begins with ``~`` need only be in it."""
-    for column, value in wanted.items():
-        if column not in rows:
-            raise KeyError(f"no column {column!r} among {', '.join(rows.columns)}")
-        if isinstance(value, str) and value.startswith("~"):
-            rows = rows[rows[column].astype(str).str.contains(value[1:], regex=False)]
-        else:
-            rows = rows[rows[column].isin(value if isinstance(value, list) else [value])]
-    return rows
-
-
-def _product(selectors: Mapping[str, Any] | list[Mapping[str, Any]]) -> float:
-    return math.prod(_figure(s) for s in (selectors if isinstance(selectors, list) else [selectors]))
-
-
-def _figure(selector: Mapping[str, Any]) -> float:
-    """The one published figure that a selector means: a table, a column, and the values that choose the row."""
-    wanted = {k: v for k, v in selector.items() if k not in ("table", "column")}
-    rows = _chosen(getattr(published, selector["table"])(), wanted)
-    try:
-        return published.one(rows, selector["column"])
-    except LookupError as error:
-        raise LookupError(f"{error}, for {wanted}") from None
-
-
-def _figures(case: Case, unit: str) -> str:
-    """The figure with its unit, and its interval where it has one."""
-    digits = 0 if abs(case.value) >= 100 else 1 if abs(case.value) >= 10 or unit == "points" else 2
-    tail = unit if unit == "x" else f" {unit}"
-    text = f"{case.value:.{digits}f}{tail}"
-    return text if np.isclose(case.low, case.high) else f"{text} ({case.low:.{digits}f} to {case.high:.{digits}f})"

@@ -1,49 +1,96 @@
-"""Where measurements are kept: append-only tidy CSV, one folder per machine and notebook, every row with provenance.
+"""Where measurements are kept: one file a run, and one record a run with everything that its numbers depend on.
 
-``data/results/<machine>/<notebook>/<table>.csv``. A run only ever adds rows; :meth:`Store.latest` reads back those of
-the newest run. Lists (the raw samples of a timing) are written as numbers separated by spaces.
+``data/results/<machine>/<notebook>/<table>/<run>.csv`` holds rows; ``data/results/<machine>/runs/<run>.json`` says who
+measured them, with what, when. A run writes its own files and touches no earlier one. Nothing derived is kept:
+differences, pools and fronts are computed when read. Lists (the raw samples of a timing) are written as numbers
+separated by spaces.
 """
 
 import csv
-import hashlib
 import io
+import json
 import os
-import platform
 import re
-from collections.abc import Iterable
+import secrets
+import subprocess
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from whichbackbone import profiles
-from whichbackbone.evidence import machine
+from whichbackbone.evidence import closure, machine
 from whichbackbone.folders import REPOSITORY
 
-PROVENANCE = ("run", "written", "profile", "code", "torch", "python")
+FORMAT = 1  # of the record: raise it when what is written changes its meaning
+RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+SLOW = 0.7  # a run whose peak is below this share of the best one of its machine is marked
+FRESH = "WHICHBACKBONE_FRESH"  # set by ./run_all.sh --force: measure again what was measured before
 
 
 class DamagedResults(RuntimeError):
-    """A results file that cannot be read; it was set aside under another name, nothing was deleted."""
+    """A results file or a run's record that cannot be read; nothing was deleted."""
+
+
+class OldLayout(RuntimeError):
+    """Results as the study kept them before it kept one file a run."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the numbers of one run depend on.
+
+    Attributes:
+        run: its name, time of its start and four random digits.
+        notebook: stem of the notebook, or name of the command, that measured.
+        machine: folder name of the machine.
+        profile: smoke, standard or full.
+        started: time, UTC, ISO 8601.
+        commit: of the repository, with "+" where files had changed since; "unknown" without git.
+        code: hash of the notebook's cells and of the modules that they import.
+        facts: of the machine (:class:`whichbackbone.evidence.machine.Machine`).
+        versions: of Python and of every library that decides a time or a number.
+        peaks: measured at the start: gflops and gbps; empty for a run that timed nothing.
+        format: of this record.
+    """
+
+    run: str
+    notebook: str
+    machine: str
+    profile: str
+    started: str
+    commit: str
+    code: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    format: int = FORMAT
 
 
 class Store:
-    """The results of one notebook run. Creates nothing until something is appended.
+    """The results of one run of a notebook or a command. Creates nothing until something is appended.
 
     Args:
         notebook: its stem, such as ``"02_resnet"``.
-        profile: smoke, standard or full; kept with every row.
+        profile: smoke, standard or full; kept with the run.
         output: folder for figures and results; ``""`` is this repository, or ``build/smoke`` in the smoke profile,
             whose numbers prove only that everything runs.
+        peaks: measured at the start of the run, such as :func:`whichbackbone.measure.peaks.quick` returns; leave out
+            where nothing is timed.
     """
 
-    def __init__(self, notebook: str, profile: str, output: str = ""):
+    def __init__(self, notebook: str, profile: str, output: str = "", peaks: Mapping[str, float] | None = None):
         self.notebook = notebook
         self.profile = profiles.validate(profile)
         default = REPOSITORY / "build" / "smoke" if profile == "smoke" else REPOSITORY
         self.root = Path(output).resolve() if output else default
-        self.run = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.peaks = dict(peaks or {})
+        self.started = datetime.now(UTC)
+        self.run = f"{self.started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
     @property
     def figures(self) -> Path:
@@ -52,123 +99,254 @@ class Store:
 
     @property
     def folder(self) -> Path:
-        """Folder of this machine's tables of this notebook."""
-        return self.root / "data" / "results" / machine.slug() / self.notebook
+        """Folder of this machine's results."""
+        return results_folder(self.root) / machine.slug()
 
     def append(self, table: str, frame: pd.DataFrame) -> pd.DataFrame:
-        """Add ``frame``'s rows to a table, each with its provenance; return them as written.
+        """Keep ``frame``'s rows as this run's ``table`` and return them as they will be read back.
 
-        The file is replaced atomically: after an interrupt it holds all old rows, as they were, with the new ones or
-        without. If the old file is damaged it is set aside, the new rows are kept, and then :class:`DamagedResults` is
-        raised. ``OSError`` names the file when it cannot be written; ``ValueError`` when there are no rows.
+        The file appears whole or not at all; calling again replaces what this run wrote before, and no other run's
+        rows. ``OSError`` names the file when it cannot be written; ``ValueError`` when there are no rows.
         """
         if frame.empty:
-            raise ValueError(f"nothing to append to {table!r}: the frame has no rows")
-        rows = frame.assign(
-            run=self.run,
-            written=datetime.now(UTC).isoformat(timespec="microseconds"),
-            profile=self.profile,
-            code=code_hash(),
-            torch=version("torch"),
-            python=platform.python_version(),
-        )
-        rows = rows[[*PROVENANCE, *(c for c in rows.columns if c not in PROVENANCE)]]
-        path = self.folder / f"{table}.csv"
-        damage, old = None, None
-        try:
-            old = _read(path) if path.exists() else None
-        except DamagedResults as error:
-            damage = error
-        new = _as_text(rows)
-        _write(path, new if old is None else pd.concat([old, new], ignore_index=True))
-        if damage is not None:
-            raise damage
-        return rows
+            raise ValueError(f"nothing to keep in {table!r}: the frame has no rows")
+        record = self.folder / "runs" / f"{self.run}.json"
+        if not record.exists():
+            _write(record, json.dumps(asdict(self.record()), indent=1) + "\n")
+        path = self.folder / self.notebook / table / f"{self.run}.csv"
+        text = _as_csv(frame.drop(columns="run", errors="ignore").assign(run=self.run))
+        _write(path, text)
+        return _parsed(text)
 
-    def latest(self, table: str) -> pd.DataFrame:
-        """Rows of the newest run of ``table`` on this machine. Raises ``FileNotFoundError`` when there is none."""
-        path = self.folder / f"{table}.csv"
-        if not path.exists():
-            raise FileNotFoundError(f"no {table!r} measured on this machine yet: run notebook {self.notebook}")
-        return _newest(_read(path))
+    def measured(self, table: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """Rows of ``table`` that this machine measured before with the same code and profile, else those of ``make()``.
+
+        So a notebook that is executed again only because a sentence changed measures nothing again. Rows found are
+        said to be so in a line; ``./run_all.sh --force`` measures afresh.
+        """
+        if not os.environ.get(FRESH):
+            for run in sorted(self._mine(table), reverse=True):
+                record = _record(self.folder / "runs" / f"{run}.json", self.folder.name)
+                if record and (record.code, record.profile) == (self.code, self.profile):
+                    print(f"{table}: as measured on {record.started[:16].replace('T', ' ')} UTC, run {run}")
+                    return _parsed(_text_of(self.folder / self.notebook / table / f"{run}.csv"))
+        return self.append(table, make())
+
+    def read(self, notebook: str, table: str) -> pd.DataFrame:
+        """Newest rows of another notebook's table, as :func:`latest` finds them for this run's folder."""
+        return latest(notebook, table, str(self.root))
+
+    def record(self) -> Record:
+        """What this run's numbers depend on."""
+        here = machine.describe()
+        return Record(
+            run=self.run, notebook=self.notebook, machine=machine.slug(), profile=self.profile,
+            started=self.started.isoformat(timespec="seconds"), commit=commit(), code=self.code,
+            facts={k: v for k, v in here.rows().items() if k not in here.versions and k != "python"},
+            versions={"python": here.python} | here.versions, peaks=self.peaks,
+        )  # fmt: skip
+
+    @property
+    def code(self) -> str:
+        """Hash of the notebook's code and of what it imports; "unknown" where there is no such notebook."""
+        path = REPOSITORY / "notebooks" / f"{self.notebook}.ipynb"
+        return closure.notebook_hash(path) if path.is_file() else "unknown"
+
+    def _mine(self, table: str) -> list[str]:
+        return [path.stem for path in (self.folder / self.notebook / table).glob("*.csv") if RUN.fullmatch(path.stem)]
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
 
 
 def latest(notebook: str, table: str, output: str = "", of: str | None = None) -> pd.DataFrame:
-    """Newest measured rows of ``notebook``'s ``table``: this machine's if there are any, else another machine's.
+    """Newest rows of ``notebook``'s ``table``: this machine's if there are any, else another machine's.
 
-    ``frame.attrs["machine"]`` says whose they are; ``of`` asks for one machine's alone. Looks in ``output`` first when
-    given, then in the repository. Raises ``FileNotFoundError`` that names the notebook to run.
+    Args:
+        output: a folder whose results come first; then the repository's.
+        of: a machine whose rows alone count.
+
+    Returns:
+        The rows; ``frame.attrs`` says ``machine``, ``run`` and ``profile``.
+
+    Raises:
+        FileNotFoundError: where there are none, naming the notebook to run.
     """
-    for root in _roots(output):
-        folders = [f for f in sorted((root / "data" / "results").glob("*/")) if of in (None, f.name)]
-        if len(folders) > 1:  # who this machine is takes a second to find out
-            folders.sort(key=lambda f: f.name != machine.slug())
-        for folder in folders:
-            path = folder / notebook / f"{table}.csv"
-            if path.exists():
-                frame = _newest(_read(path))
-                frame.attrs["machine"] = folder.name
+    for folder in _folders(output, of):
+        found = {path.stem: path for path in (folder / notebook / table).glob("*.csv")}
+        for run in sorted(found, reverse=True):
+            if record := _record(folder / "runs" / f"{run}.json", folder.name):
+                frame = _parsed(_text_of(found[run]))
+                frame.attrs |= {"machine": folder.name, "run": run, "profile": record.profile}
                 return frame
     raise FileNotFoundError(f"no {table!r} measured yet: run notebook {notebook}")
 
 
 def machines(output: str = "") -> list[str]:
     """Names of the machines that have results, in alphabetical order."""
-    return sorted({f.name for root in _roots(output) for f in (root / "data" / "results").glob("*/")})
+    return sorted({folder.name for root in _roots(output) for folder in _machine_folders(root)})
+
+
+def runs(of: str, output: str = "") -> pd.DataFrame:
+    """One row for each run of a machine, oldest first: run, notebook, profile, started, commit, peak_gflops, slow.
+
+    ``slow`` marks a run whose peak was under 70 % of the best one seen on that machine: the machine was busy or held
+    back, and its absolute times mean little.
+    """
+    records = [record for folder in _folders(output, of) for path in sorted((folder / "runs").glob("*.json"))
+               if (record := _record(path, folder.name))]  # fmt: skip
+    columns = ["run", "notebook", "profile", "started", "commit"]
+    frame = pd.DataFrame([{c: getattr(r, c) for c in columns} for r in records], columns=columns)
+    frame["peak_gflops"] = [float(r.peaks.get("gflops", "nan")) for r in records]
+    return frame.assign(slow=frame.peak_gflops < SLOW * frame.peak_gflops.max())
+
+
+def record_of(run: str, output: str = "") -> Record:
+    """What one run's numbers depend on.
+
+    Raises:
+        LookupError: for an unknown run.
+        DamagedResults: for a record that cannot be trusted.
+    """
+    for folder in _folders(output, None):
+        if (path := folder / "runs" / f"{run}.json").is_file():
+            return read_record(path, folder.name)
+    raise LookupError(f"no run {run!r} in data/results")
+
+
+def tidy(of: str, output: str = "", keep: Mapping[str, int] | None = None) -> list[Path]:
+    """Remove older runs of a machine from the working folder; git's history has those that were committed.
+
+    Args:
+        of: the machine.
+        keep: table -> number of its newest runs that stay; 1 for a table not named.
+
+    Returns:
+        The files removed: rows, and the records of runs that have no rows left.
+    """
+    removed = []
+    for folder in _folders(output, of):
+        left = set()
+        for table in (path for path in folder.glob("*/*") if path.is_dir()):
+            found = sorted((path for path in table.glob("*.csv")), reverse=True)
+            stay = (keep or {}).get(table.name, 1)
+            left |= {path.stem for path in found[:stay]}
+            removed += found[stay:]
+        removed += [path for path in (folder / "runs").glob("*.json") if path.stem not in left]
+    for path in removed:
+        path.unlink()
+    return removed
+
+
+def results_folder(root: Path) -> Path:
+    """Where results stand below the repository or an output folder."""
+    return root / "data" / "results"
 
 
 def _roots(output: str) -> list[Path]:
     return ([Path(output).resolve()] if output else []) + [REPOSITORY]
 
 
-def code_hash() -> str:
-    """Short hash of the package's source: equal hashes mean that the same code measured."""
-    digest = hashlib.sha256()
-    package = Path(__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:10]
+def _machine_folders(root: Path) -> list[Path]:
+    return [path for path in sorted(results_folder(root).glob("*")) if path.is_dir()]
 
 
-def _newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the newest append, parsed: what others wrote in a column does not decide what it means in this one."""
-    rows = rows[rows["written"] == rows["written"].iloc[-1]]
-    # A hash such as 123e456789 is no number.
-    frame = pd.read_csv(io.StringIO(rows.to_csv(index=False)), dtype=dict.fromkeys(PROVENANCE, str))
-    return frame.assign(**{c: frame[c].map(_numbers) for c in frame.columns if c.startswith("samples_")})
+def _folders(output: str, of: str | None) -> list[Path]:
+    """Folders of results in the order in which they count."""
+    found = []
+    for root in _roots(output):
+        folders = [folder for folder in _machine_folders(root) if of in (None, folder.name)]
+        if len(folders) > 1:
+            folders.sort(key=lambda folder: folder.name != machine.slug())
+        found += [folder for folder in folders if not _is_old(folder, asked_for=of is not None)]
+    return found
 
 
-def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows as text, as they will stand in the file: 6 digits of a measurement, every digit of a whole number."""
-    flat = frame.assign(**{c: frame[c].map(_text) for c in frame.columns if c.startswith("samples_")})
-    text = flat.to_csv(index=False, float_format=lambda v: f"{v:.0f}" if v.is_integer() else f"{v:.6g}")
-    return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+def _is_old(folder: Path, asked_for: bool) -> bool:
+    """Whether a folder holds tables directly, as before; raises :class:`OldLayout` if it was asked for by name."""
+    if not (old := sorted(folder.glob("*/*.csv"))):
+        return False
+    says = (f"data/results/{folder.name} has the layout from before one file a run "
+            f"({old[0].parent.name}/{old[0].name}): delete that folder, then ./run_all.sh measures again")  # fmt: skip
+    if asked_for:
+        raise OldLayout(says)
+    warnings.warn(says, stacklevel=4)
+    return True
 
 
-def _read(path: Path) -> pd.DataFrame:
-    """Rows of a results file as text. A torn line, a missing field or a file without provenance is damage, not data."""
+def _record(path: Path, owner: str) -> Record | None:
+    """The record of a run; None, with a warning that says what to do, where it does not vouch for its rows."""
+    try:
+        return read_record(path, owner)
+    except DamagedResults as error:
+        warnings.warn(f"{error}; its rows do not count", stacklevel=3)
+        return None
+
+
+def read_record(path: Path, owner: str) -> Record:
+    """The record of a run of the machine ``owner``.
+
+    Raises:
+        DamagedResults: for a record that is missing, damaged, written by a newer version, or another machine's.
+    """
+    name = f"{owner}/runs/{path.name}"
+    if not path.is_file():
+        raise DamagedResults(f"no record {name}: restore it with git, or remove the rows of that run")
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        if given["format"] > FORMAT:
+            raise DamagedResults(f"{name} was written by a newer version of the study: update it with git pull")
+        record = Record(**given)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedResults(f"{name} is damaged ({type(error).__name__}): restore it with git, or remove it with its "
+                             "rows") from None  # fmt: skip
+    if record.machine != owner:
+        raise DamagedResults(f"{name} belongs to the machine {record.machine}: move it and its rows to that folder")
+    return record
+
+
+def _text_of(path: Path) -> str:
+    """Text of a table. A torn line, a missing field or a table of another run is damage, not data."""
     try:
         text = path.read_text(encoding="utf-8")
         lines = list(csv.reader(io.StringIO(text), strict=True))
-        if not text.endswith("\n") or len(lines) < 2 or not set(PROVENANCE) <= set(lines[0]):
+        if not text.endswith("\n") or len(lines) < 2 or lines[0][0] != "run":
             raise ValueError("not a complete table of results")
         for number, fields in enumerate(lines[1:], start=2):
             if len(fields) != len(lines[0]):
                 raise ValueError(f"line {number} has {len(fields)} fields, expected {len(lines[0])}")
-        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+            if fields[0] != path.stem:
+                raise ValueError(f"line {number} is of run {fields[0][:30]!r}")
     except (ValueError, UnicodeDecodeError, csv.Error) as error:
-        aside = _set_aside(path)
-        raise DamagedResults(
-            f"damaged results file {path.name}: {error}; set aside as {aside.name}, nothing deleted: run again"
-        ) from None
+        place = "/".join(path.parts[-4:])
+        raise DamagedResults(f"damaged results file {place}: {error}; restore it with git, or remove it and run its "
+                             "notebook again") from None  # fmt: skip
+    return text
 
 
-def _write(path: Path, rows: pd.DataFrame) -> None:
+def _parsed(text: str) -> pd.DataFrame:
+    frame = pd.read_csv(io.StringIO(text), dtype={"run": str})
+    return frame.assign(**{c: frame[c].map(_numbers) for c in frame.columns if c.startswith("samples_")})
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+def _as_csv(frame: pd.DataFrame) -> str:
+    """The rows as text: 6 digits of a measurement, every digit of a whole number."""
+    flat = frame.assign(**{c: frame[c].map(_text) for c in frame.columns if c.startswith("samples_")})
+    flat = flat[["run", *(c for c in flat.columns if c != "run")]]
+    return flat.to_csv(index=False, float_format=lambda v: f"{v:.0f}" if v.is_integer() else f"{v:.6g}",
+                       lineterminator="\n")  # fmt: skip
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            rows.to_csv(temporary, index=False, lineterminator="\n")
+            temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -177,16 +355,22 @@ def _write(path: Path, rows: pd.DataFrame) -> None:
         raise OSError(error.errno, reason, str(path)) from error
 
 
-def _set_aside(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    return path.rename(aside)
-
-
 def _text(samples: object) -> str:
     return " ".join(f"{s:.5g}" for s in samples) if isinstance(samples, Iterable) else ""
 
 
 def _numbers(text: object) -> list[float]:
     return [float(s) for s in re.split(r"\s+", str(text).strip())] if isinstance(text, str) and text.strip() else []
+
+
+@cache
+def commit() -> str:
+    """Short hash of the repository's commit, "+" after it where tracked files have changed; "unknown" without git."""
+    git = ["git", "-C", str(REPOSITORY)]
+    try:
+        told = [subprocess.run([*git, *words], capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+                for words in (("rev-parse", "--short=10", "HEAD"),
+                              ("status", "--porcelain", "-uno", "whichbackbone", "data/claims.yaml"))]  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return told[0] + ("+" if told[1] else "")

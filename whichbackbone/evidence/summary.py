@@ -4,7 +4,8 @@ import math
 
 import pandas as pd
 
-from whichbackbone.evidence import chooser, claims, store
+from whichbackbone.evidence import chooser, claims
+from whichbackbone.evidence.cases import PUBLISHED, TIMED
 
 # What somebody has -> what they would ask chooser.choose. The limits are round numbers, on purpose.
 SITUATIONS: dict[str, dict[str, object]] = {
@@ -36,23 +37,24 @@ def situations(machine: str | None = None, output: str = "") -> pd.DataFrame:
 def first_question(machine: str | None = None, output: str = "") -> str:
     """How much of EfficientNet-B0's lead over ResNet-50 in operations arrives as time, in two or three sentences.
 
-    The question that began the study, answered from notebook 09's verdict; arguments as of :func:`situations`.
+    The question that began the study, answered from the figures of two claims; arguments as of :func:`situations`.
     """
-    try:
-        rows = store.latest("09_speed_critique", "verdict", output, machine)
-    except FileNotFoundError:
-        return "Whether fewer operations are less time was not measured yet: run 09."
-    macs = rows.macs_ratio.iloc[0]
-    here, elsewhere = (rows[rows.evidence == kind] for kind in (claims.HERE, claims.PRINTED))
-    least, most = here.loc[here.ratio.idxmin()], here.loc[here.ratio.idxmax()]
-    text = (
-        f"EfficientNet-B0 needs **{macs:.1f} times fewer multiply-accumulates** than ResNet-50. On "
-        f"`{rows.attrs['machine']}` it is **{least.ratio:.1f} times** ({least['where']}) to **{most.ratio:.1f} times** "
-        f"({most['where']}) as fast"
+    fewer, faster = (
+        claims.verdicts(machine, output, ids=[id]).iloc[0] for id in ("b0_ten_times_fewer_macs", "b0_ten_times_faster")
     )
-    if len(elsewhere):
-        text += f", on published machines {elsewhere.ratio.min():.1f} to {elsewhere.ratio.max():.1f} times"
-    short = rows.ratio.max() < macs
+    here = sorted((case for case in faster.cases if case.rests == TIMED), key=lambda case: case.figure.value)
+    elsewhere = sorted(case.figure.value for case in faster.cases if case.rests == PUBLISHED)
+    if not here or not fewer.cases:
+        return "Whether fewer operations are less time was not measured yet: run 09."
+    macs, (least, *_, most) = fewer.cases[0].figure.value, (here[0], *here[-1:])
+    text = (
+        f"EfficientNet-B0 needs **{macs:.1f} times fewer multiply-accumulates** than ResNet-50. On `{here[0].machine}` "
+        f"it is **{least.figure.text(1)} times** ({least.where}) to **{most.figure.text(1)} times** ({most.where}) as "
+        "fast"
+    )
+    if elsewhere:
+        text += f", on published machines {elsewhere[0]:.1f} to {elsewhere[-1]:.1f} times"
+    short = all(case.figure.value < macs for case in faster.cases)
     return f"{text}. " + (
         "Nowhere does all of the saving arrive: choose the runtime, then measure the two nets you can afford in it."
         if short else "How much of the saving arrives depends on the runtime: choose it first, then measure in it."

@@ -2,6 +2,7 @@
 
 import torch
 
+from whichbackbone.evidence import machine
 from whichbackbone.measure import timing
 
 
@@ -20,6 +21,15 @@ def peak_gbps(threads: int, mib: int = 256, seconds: float = 1.0) -> float:
     source = torch.rand(mib * 2**20 // 4)
     target = torch.empty_like(source)
     return 2 * mib * 2**20 / _best(lambda: target.copy_(source), threads, seconds) / 1e9
+
+
+def quick(threads: int | None = None) -> dict[str, float]:
+    """Both peaks in about a second, for the record of a run: gflops and gbps with all cores that may be used.
+
+    A run that begins far below the best peak seen on its machine found it busy or held back.
+    """
+    threads = threads or machine.usable_cores()
+    return dict(gflops=round(peak_gflops(threads, seconds=0.4), 1), gbps=round(peak_gbps(threads, 128, 0.3), 1))
 
 
 def _best(work, threads: int, seconds: float) -> float:

@@ -1,0 +1,256 @@
+"""The kinds of figures that a claim may rest on. Each is computed from stored or published rows when it is read.
+
+A case of ``data/claims.yaml`` names one of KINDS and its arguments. A *selector* is a mapping of columns to the value
+that a row must have, or to a list of such values.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from whichbackbone.evidence import intervals, published, store
+from whichbackbone.evidence.intervals import Interval
+
+# What a figure rests on.
+COUNTED, PUBLISHED, TIMED, REAL, SMALL = "counted", "published", "timed here", "real task", "small nets"
+RESTS = (COUNTED, PUBLISHED, TIMED, REAL, SMALL)
+
+Selector = Mapping[str, Any]
+
+
+class NotMeasured(LookupError):
+    """A notebook has not run on this machine (or on any); the message is its number."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One figure under one condition.
+
+    Attributes:
+        where: the condition, in words.
+        figure: the figure with its interval.
+        rests: one of RESTS.
+        machine: whose measurement it is; "" where it was counted or published.
+    """
+
+    where: str
+    figure: Interval
+    rests: str
+    machine: str = ""
+
+    def outcome(self, at_least: float | None, at_most: float | None) -> str:
+        """``passes``, ``fails``, or ``undecided`` where the interval holds the bound."""
+        reached = self.figure.above(at_least) if at_least is not None else (-self.figure).above(-at_most)
+        return {True: "passes", False: "fails", None: "undecided"}[reached]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which measurements count: of which machine (None: this one's, else those committed), below which folder."""
+
+    machine: str | None = None
+    output: str = ""
+
+    def table(self, notebook: str, table: str) -> pd.DataFrame:
+        """Newest rows of a notebook's table. :class:`NotMeasured` names the notebook to run."""
+        try:
+            return store.latest(notebook, table, self.output, self.machine)
+        except FileNotFoundError:
+            raise NotMeasured(notebook[:2]) from None
+
+
+# -------------------------------------------------------------------------------------------------- counted, published
+
+
+def of_published(
+    place: Place, where: str, of: Any, over: Any = None, less: Any = None, rests: str = PUBLISHED
+) -> list[Case]:
+    """A published figure; or its ratio ``over`` another one, or the difference ``less`` another one.
+
+    Each is one selector with ``table`` and ``column``, or a list of them, whose figures are multiplied. A difference of
+    accuracies carries half a point either way, by which a retraining moves.
+    """
+    first = [of] if isinstance(of, Mapping) else of
+    value = _product(first, _published_figure)
+    if over:
+        value = value / _product(over, _published_figure)
+    if less:
+        value = value - _product(less, _published_figure)
+    trained = less and first[0]["column"] in ("imagenet_top1", "map", "accuracy")
+    return [Case(where, intervals.published_points(value) if trained else intervals.exact(value), rests)]
+
+
+def of_counts(place: Place, where: str, notebook: str, of: Any, over: Any = None, rests: str = COUNTED) -> list[Case]:
+    """A count that a notebook stored, or its ratio ``over`` another one; selectors have ``table`` and ``column``."""
+    def figure(selector: Selector) -> float:
+        wanted = {k: v for k, v in selector.items() if k not in ("table", "column")}
+        rows = selected(place.table(notebook, selector["table"]), wanted)
+        return published.one(rows, selector["column"])
+
+    value = _product(of, figure) / (_product(over, figure) if over else 1)
+    return [Case(where, intervals.exact(value), rests)]
+
+
+# ------------------------------------------------------------------------------------------------------------ measured
+
+
+def of_pairs(place: Place, **spec: Any) -> list[Case]:
+    """Mean of a - b over units that both have; arguments as :func:`differences`, and ``where``, ``rests``, ``over``."""
+    figure = intervals.mean(differences(place, **spec), spec.get("over", "seeds"))
+    owner = place.table(spec["notebook"], spec["table"]).attrs["machine"]
+    return [Case(spec["where"], replace(figure, kind=f"paired {figure.kind}"), spec.get("rests", SMALL), owner)]
+
+
+def differences(
+    place: Place, notebook: str, table: str, value: str, a: Selector, b: Selector, by: str = "seed", scale: float = 1.0,
+    **_: Any,
+) -> np.ndarray:  # fmt: skip
+    """``value`` of the rows ``a`` less that of the rows ``b``, times ``scale``, one for each unit ``by`` of both."""
+    rows = place.table(notebook, table)
+    first, second = (selected(rows, part).groupby(by)[value].mean() for part in (a, b))
+    return ((first - second) * scale).dropna().to_numpy()
+
+
+def of_ratios(
+    place: Place, where: str, notebook: str, table: str, a: Selector, b: Selector, each: str = "",
+    mean_over: Sequence[str] = (), rests: str = TIMED,
+) -> list[Case]:  # fmt: skip
+    """How many times longer the rows ``a`` took than the rows ``b``, by samples of the same rounds.
+
+    ``each``: a column; one case for each of its values, which ``{}`` in ``where`` stands for. ``mean_over``: columns of
+    several layers, whose ratios are averaged (geometric mean).
+    """
+    rows = place.table(notebook, table)
+    groups = rows.groupby(each, sort=False) if each else [("", rows)]
+    return [
+        Case(where.replace("{}", str(name)), _ratio(part, a, b, mean_over), rests, rows.attrs["machine"])
+        for name, part in groups
+    ]
+
+
+def _ratio(rows: pd.DataFrame, a: Selector, b: Selector, mean_over: Sequence[str]) -> Interval:
+    parts = [part for _, part in rows.groupby(list(mean_over), sort=False)] if mean_over else [rows]
+    found = []
+    for part in parts:
+        part.attrs = rows.attrs
+        samples = [selected(part, wanted).samples_ms.iloc[0] for wanted in (a, b)]
+        if not all(samples):
+            raise NotMeasured(f"{a} and {b} were not both timed")
+        found.append(intervals.ratio_of_rounds(*samples))
+    return intervals.product(found) if mean_over else found[0]
+
+
+def of_medians(
+    place: Place, where: str, notebook: str, table: str, value: str, a: Selector, b: Selector, scale: float = 1.0,
+    rests: str = SMALL,
+) -> list[Case]:  # fmt: skip
+    """Median of one population of nets less that of another."""
+    rows = place.table(notebook, table)
+    first, second = (selected(rows, part)[value].dropna() * scale for part in (a, b))
+    return [Case(where, intervals.difference_of_medians(first, second), rests, rows.attrs["machine"])]
+
+
+def of_best(
+    place: Place, where: str, notebook: str, table: str, parameter: str, value: str, rows: Selector | None = None,
+    rests: str = SMALL,
+) -> list[Case]:  # fmt: skip
+    """The value of a parameter that the best nets of a population have."""
+    population = place.table(notebook, table)
+    chosen = selected(population, rows or {}).dropna(subset=[parameter])
+    figure = intervals.best_value(chosen[parameter], chosen[value])
+    return [Case(where, figure, rests, population.attrs["machine"])]
+
+
+def of_correlations(
+    place: Place, where: str, notebook: str, table: str, x: str, rival: str, y: str, rows: Selector | None = None,
+    rank: bool = False, rests: str = TIMED,
+) -> list[Case]:  # fmt: skip
+    """Correlation of ``x`` with ``y`` less that of ``rival`` with ``y``, on log scales, or of ranks."""
+    nets = place.table(notebook, table)
+    chosen = selected(nets, rows or {}).dropna(subset=[x, rival, y])
+    columns = (np.log(chosen[c].astype(float)) for c in (x, rival, y))
+    figure = intervals.lead_in_correlation(*columns, kind="spearman" if rank else "pearson")
+    return [Case(where, figure, rests, nets.attrs["machine"])]
+
+
+def of_answers(
+    place: Place, where: str, notebook: str, table: str, a: Selector, b: Selector, rests: str = REAL
+) -> list[Case]:
+    """Accuracy of method ``a`` less that of ``b``, in points, on the same images of the same splits.
+
+    Rows have seed, cell and correct. An image that several splits test counts once, with the mean of its differences.
+    """
+    rows = place.table(notebook, table)
+    first, second = (selected(rows, part)[["seed", "cell", "correct"]] for part in (a, b))
+    both = first.merge(second, on=["seed", "cell"], suffixes=("_a", "_b"), validate="one_to_one")
+    gaps = (both.correct_a.astype(float) - both.correct_b.astype(float)).groupby(both.cell)
+    figure = intervals.by_unit(gaps.mean() * 100, gaps.size(), "images")
+    return [Case(where, figure, rests, rows.attrs["machine"])]
+
+
+def of_fronts(
+    place: Place, where: str, notebook: str, table: str, price: str, gain: str, a: Selector, b: Selector,
+    by: str = "seed", rests: str = SMALL,
+) -> list[Case]:  # fmt: skip
+    """What front ``a`` offers more than front ``b`` at equal price, one mean for each search ``by``.
+
+    Gains are averaged over budgets, evenly on a log scale, from the point where all searches have a net to the dearest
+    net of all.
+    """
+    rows = place.table(notebook, table)
+    first, second = (dict(list(selected(rows, part).groupby(by))) for part in (a, b))
+    both = [part for side in (first, second) for part in side.values()]
+    budgets = np.geomspace(max(part[price].min() for part in both), max(part[price].max() for part in both), 60)
+    gaps = [
+        np.mean(np.subtract(*(intervals.attained(side[s][price], side[s][gain], budgets) for side in (first, second))))
+        for s in first if s in second
+    ]  # fmt: skip
+    return [Case(where, intervals.mean(gaps, "searches"), rests, rows.attrs["machine"])]
+
+
+KINDS: dict[str, Callable[..., list[Case]]] = {
+    "published": of_published,
+    "counted": of_counts,
+    "paired": of_pairs,
+    "ratio": of_ratios,
+    "medians": of_medians,
+    "best": of_best,
+    "correlation": of_correlations,
+    "answers": of_answers,
+    "front": of_fronts,
+}
+
+
+def selected(rows: pd.DataFrame, wanted: Selector) -> pd.DataFrame:
+    """Rows whose columns have the wanted value or one of a list.
+
+    Raises:
+        KeyError: for a column that is not there.
+        LookupError: where no row is left; in rows of the smoke profile, which leaves nets out, :class:`NotMeasured`.
+    """
+    chosen = rows
+    for column, value in wanted.items():
+        if column not in rows:
+            raise KeyError(f"no column {column!r} among {', '.join(rows.columns)}")
+        chosen = chosen[chosen[column].isin(value if isinstance(value, list) else [value])]
+    if chosen.empty:
+        says = f"no row has {', '.join(f'{k}={v!r}' for k, v in wanted.items())}"
+        raise NotMeasured(says) if rows.attrs.get("profile") == "smoke" else LookupError(says)
+    return chosen
+
+
+def _product(selectors: Selector | Sequence[Selector], figure: Callable[[Selector], float]) -> float:
+    return math.prod(figure(s) for s in ([selectors] if isinstance(selectors, Mapping) else selectors))
+
+
+def _published_figure(selector: Selector) -> float:
+    """The one published figure that a selector means: a table, a column, and the values that choose the row."""
+    wanted = {k: v for k, v in selector.items() if k not in ("table", "column")}
+    try:
+        return published.one(selected(getattr(published, selector["table"])(), wanted), selector["column"])
+    except LookupError as error:
+        raise LookupError(f"{error.args[0]}, for {wanted}") from None
