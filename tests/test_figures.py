@@ -4,7 +4,9 @@ import re
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+import seaborn
 from IPython.display import Image, Markdown
 from PIL import Image as Pillow
 
@@ -124,27 +126,98 @@ def test_style_starts_from_the_defaults():
     assert plt.rcParams["font.size"] == 10 and plt.rcParams["figure.facecolor"] == "white"
 
 
-def test_blocks_draws_every_layer_and_skip(tmp_path, shown):
-    layers = {"plain": ["3x3", "relu", "3x3"], "residual": ["3x3", "relu", "3x3", "+", "relu"], "SE": ["|", "x"]}
-    fig = figures.blocks(layers, skips={"residual": {(0, 3): "identity"}, "SE": {(0, 1): "gate"}})
-    texts = [t.get_text() for t in fig.axes[0].texts]
-    assert {"plain", "residual", "SE", "identity", "gate", "+", "×"} <= set(texts)
-    assert texts.count("3x3") == 4 and texts.count("relu") == 3 and "|" not in texts
-    figures.save(fig, "02_blocks", folder=tmp_path, alt="Three blocks.", caption="What a skip adds.")
-    assert (tmp_path / "02_blocks.png").exists()
+def test_style_is_the_same_whatever_seaborn_did():
+    figures.style()
+    house = dict(plt.rcParams)
+    seaborn.set_theme("poster", style="darkgrid", palette="pastel")
+    assert plt.rcParams["axes.facecolor"] != house["axes.facecolor"]
+    figures.style()
+    assert dict(plt.rcParams) == house
 
 
-def test_a_skip_is_drawn():
-    lines = [len(figures.blocks({"a": ["f", "+"]}, skips=s).axes[0].lines) for s in (None, {"a": {(0, 1): ""}})]
-    assert lines[1] > lines[0]
+def intervals(*rows: tuple, columns: str = "label value low high") -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=columns.split())
 
 
-def test_labels_do_not_cover_each_other():
-    fig = line()
-    ax, names = fig.axes[0], [f"model_{i}" for i in range(6)]
-    x, y = [1 + i / 100 for i in range(6)], [2.0] * 6
-    figures.label_points(ax, x, y, names, ["#000000"] * 6)
-    fig.canvas.draw()
-    boxes = [t.get_window_extent() for t in ax.texts if t.get_text() in names]
-    covered = sum(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-    assert len(boxes) == 6 and covered <= 1, "where all would lie on one another"
+def drawn(ax: plt.Axes) -> dict[tuple[float, float], str]:
+    """(x, y) of every dot and every end of an interval -> its colour."""
+    return {(round(float(x), 6), round(float(y), 6)): plt.matplotlib.colors.to_hex(line.get_color()).upper()
+            for line in ax.lines for x, y in line.get_xydata() if not np.isnan(x)}  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_intervals_are_drawn_as_given_in_the_family_colour(scale):
+    figures.style()
+    before = dict(plt.rcParams)
+    fig, ax = plt.subplots()
+    ax.set_xscale(scale)
+    rows = intervals(("resnet50", 1.0, 0.5, 4.0), ("efficientnet_b0", 9.0, 9.0, 9.5), ("mine", 2.0, np.nan, np.nan))
+    heights = figures.point_intervals(ax, rows)
+    assert heights.tolist() == [0, 1, 2] and [t.get_text() for t in ax.get_yticklabels()] == rows.label.tolist()
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first row is on top"
+    blue, orange = figures.colour("ResNet"), figures.colour("EfficientNet")
+    assert drawn(ax) == {(0.5, 0): blue, (1.0, 0): blue, (4.0, 0): blue, (9.0, 1): orange, (9.5, 1): orange,
+                         (2.0, 2): figures.GREY}  # fmt: skip
+    assert ax.get_xlabel() == ax.get_ylabel() == "" and ax.get_legend() is None
+    assert dict(plt.rcParams) == before
+
+
+def test_groups_stand_beside_each_other():
+    fig, ax = plt.subplots()
+    rows = [("eager", "SE", 1.0, 0.9, 1.1), ("eager", "Swish", 2.0, 1.9, 2.1), ("OpenVINO", "SE", 3.0, 2.9, 3.1)]
+    rows = intervals(*rows, columns="label group value low high")
+    heights = figures.point_intervals(ax, rows, colours={"SE": "#0000FF", "Swish": "#00FF00"}, dodge=0.4)
+    assert heights == pytest.approx([-0.2, 0.2, 0.8])
+    ends = {(x, y): c for first, y, c in ((0.9, -0.2, "#0000FF"), (1.9, 0.2, "#00FF00"), (2.9, 0.8, "#0000FF"))
+            for x in (first, round(first + 0.1, 6), round(first + 0.2, 6))}  # fmt: skip
+    assert drawn(ax) == ends
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (intervals(("a", 1.0, 0.5, 2.0), ("a", 1.0, 0.5, 2.0)), "'a' stands twice"),
+        (intervals(("a", 1.0, 1.5, 2.0)), "the interval of 'a', 1.5 to 2, does not hold 1"),
+        (intervals(("b", 1.0, 0.5, 2.0)), "no colour is given for b"),
+    ],
+)
+def test_intervals_that_cannot_be_right(rows, said):
+    with pytest.raises(ValueError, match=said):
+        figures.point_intervals(plt.subplots()[1], rows, colours={"a": "#000000"})
+
+
+def test_seeds_are_dots_and_their_mean_a_bar():
+    figures.style()
+    before = dict(plt.rcParams)
+    fig, ax = plt.subplots()
+    rows = pd.DataFrame({"net": ["resnet18", "mine", "resnet18", "mine"], "error": [1.0, 5.0, 3.0, 6.0]})
+    means = figures.seed_dots(ax, rows, value="error", label="net")
+    assert means.to_dict() == {"resnet18": 2.0, "mine": 5.5} and list(means.index) == ["resnet18", "mine"]
+    places = {tuple(map(float, at)) for c in ax.collections for at in np.round(c.get_offsets(), 6)}
+    assert places == {(1, 0), (3, 0), (5, 1), (6, 1)}
+    assert [(set(line.get_xdata()), line.get_color()) for line in ax.lines] == [
+        ({2.0}, figures.colour("ResNet")), ({5.5}, figures.GREY)]  # fmt: skip
+    assert dict(plt.rcParams) == before
+
+
+def test_heat_says_every_number_and_the_unit():
+    figures.style()
+    before = dict(plt.rcParams)
+    fig, ax = plt.subplots()
+    table = pd.DataFrame({"eager": [1.0, 0.5], "ONNX Runtime": [np.nan, 2.0]}, index=["resnet50", "theirs"])
+    figures.heat(ax, table, unit="time / eager's", centre=1, digits=".1f")
+    assert [t.get_text() for t in ax.texts] == ["1.0", "0.5", "2.0"], "a missing number is not 0 and not nan"
+    assert [t.get_text() for t in ax.get_xticklabels()] == list(table.columns)
+    colours = {t.get_text(): t.get_color() for t in ax.get_yticklabels()}
+    assert colours == {"resnet50": figures.colour("ResNet"), "theirs": "black"}
+    assert ax.figure.axes[1].get_ylabel() == "time / eager's"
+    assert dict(plt.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("table", "unit", "said"),
+    [(pd.DataFrame({"a": [np.nan]}), "ms", "without a number"), (pd.DataFrame({"a": [1.0]}), " ", "needs its unit")],
+)
+def test_a_heat_map_of_nothing(table, unit, said):
+    with pytest.raises(ValueError, match=said):
+        figures.heat(plt.subplots()[1], table, unit=unit)

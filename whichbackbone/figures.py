@@ -1,19 +1,18 @@
 """One look for every figure: white ground, colour-blind-safe colours fixed per family, direct labels, alt text."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import schemdraw
-from adjustText import adjust_text
+import numpy as np
+import pandas as pd
 from IPython.display import Image, Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image as Pillow
-from schemdraw import flow
 
 from whichbackbone.evidence import catalogue
 
@@ -102,69 +101,130 @@ def log_ticks(*axes: Axis) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def label_points(
-    ax: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str], colours: Sequence[str]
-) -> None:
-    """Write a name beside each point, moved so that none covers another."""
-    # The layout must be final before positions are adjusted, or the labels are placed for another size.
-    ax.figure.draw_without_rendering()
-    labels = [ax.text(a, b, text, fontsize=7.5, color=c) for a, b, text, c in zip(x, y, texts, colours, strict=True)]
-    line = {"arrowstyle": "-", "color": "#BBBBBB", "lw": 0.5}
-    adjust_text(labels, x=list(x), y=list(y), ax=ax, expand=(1.25, 1.7), force_text=(0.3, 0.5), arrowprops=line)
+def point_intervals(
+    ax: Axes, rows: pd.DataFrame, *, colours: Mapping[str, str] | None = None, dodge: float = 0.4
+) -> np.ndarray:
+    """Draw a dot and its interval for each row, labels from top to bottom in the order in which they first stand.
 
-
-def blocks(
-    columns: Mapping[str, Sequence[str]], skips: Mapping[str, Mapping[tuple[int, int], str]] | None = None
-) -> Figure:
-    """Block diagrams side by side, data flowing down.
+    The intervals are drawn as they are given; nothing is estimated here.
 
     Args:
-        columns: title -> the layers from input to output. A layer ``"+"`` is drawn as the circle of an addition,
-            ``"x"`` as that of a multiplication, ``"|"`` as the bare line of an identity.
-        skips: title -> {(from, to): label}: lines that leave before layer ``from`` and join at layer ``to``.
+        ax: the axes; set a log scale before or after.
+        rows: columns ``label``, ``value``, ``low``, ``high`` (all three in the unit of the x axis; without bounds the
+            dot stands alone) and, where several dots share a label, ``group``.
+        colours: colour of each group, or of each label where there are no groups. Left out, a label that is a model or
+            a family has the family's colour, and all else is grey.
+        dodge: distance between the first and the last group of a label, where labels are 1 apart.
+
+    Returns:
+        Height (y) of each row, for texts beside it.
+
+    Raises:
+        ValueError: when a label (and group) stands twice or has no colour, or an interval does not hold its value.
     """
-    fig, ax = plt.subplots(figsize=(min(2.7 * len(columns), 10.5), 0.62 * max(map(len, columns.values())) + 1.4))
-    ax.set_axis_off()
-    ax.set_aspect("equal")
-    drawing = schemdraw.Drawing(canvas=ax, show=False)
-    drawing.config(fontsize=9, unit=0.5, lw=1.2)
-    for number, (title, layers) in enumerate(columns.items()):
-        ax.text(6.8 * number, -0.6, title, ha="center", va="bottom", fontsize=10, weight="bold")
-        _column(drawing, 6.8 * number, layers, (skips or {}).get(title, {}))
-    drawing.draw(show=False)
-    return fig
+    import seaborn as sns  # here, because few cells draw with it and it takes half a second
+
+    hue = "group" if "group" in rows else "label"
+    keys = ["label", "group"] if hue == "group" else ["label"]
+    if (twice := rows.duplicated(keys)).any():
+        raise ValueError(f"{' / '.join(map(str, rows.loc[twice, keys].iloc[0]))!r} stands twice")
+    bounds = rows.assign(low=rows.low.fillna(rows.value), high=rows.high.fillna(rows.value))
+    wrong = (bounds.low > bounds.value) | (bounds.high < bounds.value)
+    for row in bounds[wrong].itertuples():
+        raise ValueError(f"the interval of {row.label!r}, {row.low:g} to {row.high:g}, does not hold {row.value:g}")
+    # Of three numbers the middle one is the median, and the outer ones are where a percentile interval of 100 % ends.
+    long = bounds.melt(keys, ["low", "value", "high"], value_name="x").dropna(subset="x")
+    labels, groups = (list(dict.fromkeys(rows[column])) for column in ("label", hue))
+    sns.pointplot(
+        long, x="x", y="label", hue=hue, order=labels, hue_order=groups, palette=_palette(groups, colours), ax=ax,
+        estimator="median", errorbar=("pi", 100), dodge=dodge if hue == "group" else False, linestyle="none",
+        marker="o", markersize=6, err_kws={"linewidth": 2}, legend=False,
+    )  # fmt: skip
+    ax.set(xlabel="", ylabel="")
+    apart = dodge if hue == "group" and len(groups) > 1 else 0
+    shift = dict(zip(groups, np.linspace(-apart / 2, apart / 2, len(groups)), strict=True))
+    return np.array([labels.index(label) + shift[own] for label, own in zip(rows.label, rows[hue], strict=True)])
 
 
-def _column(drawing, left: float, layers: Sequence[str], skips: Mapping[tuple[int, int], str]) -> None:
-    """One chain of layers at horizontal position ``left``."""
-    inputs, shapes = [], []
-    y = -0.9
-    for text in layers:
-        inputs.append(y)
-        drawing += flow.Arrow().at((left, y)).to((left, y - 0.7))
-        y -= 0.7
-        if text in ("+", "x"):
-            shape = flow.Circle(r=0.35).at((left, y)).anchor("N").label("+" if text == "+" else "×").fill("#FFFFFF")
-            y -= 0.7
-        elif text == "|":
-            shape = flow.Arrow(arrow="").at((left, y)).to((left, y - 0.9))
-            y -= 0.9
-        else:
-            shape = flow.Box(w=4, h=0.9).at((left, y)).anchor("N").label(text).fill("#EAF2F8")
-            y -= 0.9
-        drawing += shape
-        shapes.append((y, text))
-    drawing += flow.Arrow().at((left, y)).to((left, y - 0.7))
-    # A line around another one needs its own lane, further out.
-    for (start, end), label in skips.items():
-        inner = sum(start <= s and e <= end for s, e in skips) - 1
-        top = inputs[start] - 0.2 + 0.1 * inner
-        middle = shapes[end][0] + (0.35 if shapes[end][1] in ("+", "x") else 0.45)
-        edge = left + (0.35 if shapes[end][1] in ("+", "x") else 2)
-        right = left + 2.4 + 0.55 * inner
-        drawing += flow.Line().at((left, top)).to((right, top))
-        drawing += flow.Line().at((right, top)).to((right, middle)).label(label, loc="bottom", rotate=90, fontsize=8)
-        drawing += flow.Arrow().at((right, middle)).to((edge, middle))
+def seed_dots(
+    ax: Axes, rows: pd.DataFrame, *, value: str, label: str = "label", colours: Mapping[str, str] | None = None
+) -> pd.Series:
+    """Draw a dot for each row (a seed, a split) and a bar at the mean of each label, from top to bottom.
+
+    Args:
+        ax: the axes.
+        rows: one row a dot, with the columns ``label`` and ``value`` (in the unit of the x axis).
+        value, label: names of these two columns.
+        colours: colour of each label; left out, as in :func:`point_intervals`.
+
+    Returns:
+        Mean of each label, in the order drawn: the first is at height 0, the second at 1.
+    """
+    import seaborn as sns
+
+    names = list(dict.fromkeys(rows[label]))
+    palette = _palette(names, colours)
+    sns.stripplot(
+        rows, x=value, y=label, hue=label, order=names, hue_order=names, palette=palette, ax=ax, jitter=False, size=6,
+        alpha=0.55, edgecolor="white", linewidth=0.5, legend=False,
+    )  # fmt: skip
+    means = rows.groupby(label)[value].mean()[names]
+    for height, name in enumerate(names):
+        ax.plot([means[name]] * 2, [height - 0.25, height + 0.25], color=palette[name], lw=2.5)
+    ax.set(xlabel="", ylabel="")
+    return means
+
+
+def heat(
+    ax: Axes, table: pd.DataFrame, *, unit: str, digits: str = ".2f", centre: float | None = None,
+    limits: tuple[float, float] | None = None,
+) -> None:  # fmt: skip
+    """Draw a table as a heat map with its numbers; a cell without a number stays white.
+
+    Args:
+        ax: the axes.
+        table: rows and columns as they are to stand; the names of index and columns become the axes' titles.
+        unit: what the numbers are, written beside the colour bar.
+        digits: format of the numbers, such as ``".1f"``.
+        centre: where the numbers turn from one side to the other, such as 1 for a ratio; None: they only grow.
+        limits: numbers at the ends of the colours; None: the smallest and the largest of the table.
+
+    Raises:
+        ValueError: for a table without any number, or an empty unit.
+    """
+    import seaborn as sns
+
+    if not table.notna().any(axis=None):
+        raise ValueError("a table without a number has no heat")
+    if not unit.strip():
+        raise ValueError("a heat map needs its unit")
+    low, high = limits or (None, None)
+    sns.heatmap(
+        table, ax=ax, annot=True, fmt=digits, cmap="viridis" if centre is None else "PuOr", center=centre, vmin=low,
+        vmax=high, linewidths=0.8, linecolor="white", annot_kws={"size": 8.5}, cbar_kws={"label": unit},
+    )  # fmt: skip
+    ax.grid(False)
+    ax.tick_params(length=0)
+    ax.tick_params(axis="y", labelrotation=0)
+    if max(len(str(column)) for column in table.columns) > 5:
+        ax.set_xticks(ax.get_xticks(), ax.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
+    for tick in ax.get_yticklabels():
+        tick.set_color(_palette([tick.get_text()], None, other="black")[tick.get_text()])
+
+
+def _palette(names: Iterable[str], colours: Mapping[str, str] | None, other: str = GREY) -> dict[str, str]:
+    """Return the colour of each name: the given one; without ``colours`` that of its family, or ``other``."""
+    if colours is not None:
+        if missing := [name for name in names if name not in colours]:
+            raise ValueError(f"no colour is given for {', '.join(map(str, missing))}")
+        return {name: colours[name] for name in names}
+    palette = {}
+    for name in names:
+        try:
+            palette[name] = colour(name)
+        except ValueError:
+            palette[name] = other
+    return palette
 
 
 def _png(fig: Figure) -> tuple[bytes, int]:
