@@ -9,11 +9,12 @@ from project import ROOT, Project
 sys.path.insert(0, str(ROOT / "tools"))
 
 # What fails fast runs first. Files not named here hold unit tests and run before these.
-LAST = ("test_readme", "test_repository", "test_notebooks", "test_parity", "test_commands", "test_smoke")
+LAST = ("test_readme", "test_repository", "test_house", "test_notebooks", "test_parity", "test_commands", "test_lab",
+        "test_smoke")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Unit tests, then checks of committed files, then parity, then commands, then all notebooks."""
+    """Unit tests, then checks of committed files, then parity, then commands, then JupyterLab, then all notebooks."""
     items.sort(key=lambda item: LAST.index(item.path.stem) if item.path.stem in LAST else -1)
 
 
