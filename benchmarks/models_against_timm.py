@@ -29,9 +29,10 @@ def compare(name: str, x: torch.Tensor) -> dict[str, object]:
     ours = checks.copy_weights(theirs, checks.build(name)).eval()
     calls = {"timm": timing.inference(theirs, x), "ours": timing.inference(ours, x)}
     frame = timing.measure(calls, rounds=60, min_rounds=15, seconds=SECONDS)
-    ratio, low, high = timing.ratio(frame, "ours", "timm")
+    ratio = timing.ratio(frame, "ours", "timm")
     timm_ms, ours_ms = frame.median_ms
-    return {"model": name, "timm, ms": timm_ms, "ours, ms": ours_ms, "ours / timm": ratio, "from": low, "to": high}
+    return {"model": name, "timm, ms": timm_ms, "ours, ms": ours_ms, "ours / timm": ratio.value, "from": ratio.low,
+            "to": ratio.high}  # fmt: skip
 
 
 def main() -> int:

@@ -77,13 +77,13 @@ def test_what_was_measured_with_the_same_code_is_not_measured_again(tmp_path, mo
         calls.append(1)
         return rows()
 
-    monkeypatch.setattr(closure, "notebook_hash", lambda path: "aaaa")
+    monkeypatch.setattr(closure, "notebook_hash", lambda path, **_: "aaaa")
     first = made(tmp_path).measured("latency", measure)
     again = made(tmp_path).measured("latency", measure)
     assert len(calls) == 1 and again.run.equals(first.run) and "as measured on 20" in capsys.readouterr().out
     made(tmp_path, "smoke").measured("latency", measure)
     assert len(calls) == 2, "another profile is another measurement"
-    monkeypatch.setattr(closure, "notebook_hash", lambda path: "bbbb")
+    monkeypatch.setattr(closure, "notebook_hash", lambda path, **_: "bbbb")
     made(tmp_path).measured("latency", measure)
     assert len(calls) == 3, "other code measures again"
     monkeypatch.setenv(FRESH, "1")

@@ -120,16 +120,19 @@ def notebook_imports(notebook: Mapping[str, Any], root: Path = ROOT) -> set[str]
     return set().union(*(imported(_without_magics(source), root=root) for source in cell_sources(notebook)))
 
 
-def notebook_hash(path: Path, root: Path = ROOT) -> str:
+def notebook_hash(path: Path, root: Path = ROOT, without: tuple[str, ...] = ()) -> str:
     """Hash the code of a notebook's cells and of all modules that they reach, as 12 hex digits; prose does not count.
 
     Args:
         path: an ``.ipynb`` file of nbformat 4.
         root: folder that holds the package.
+        without: beginnings of the names of modules that do not count.
     """
     notebook = json.loads(_text(path))
     cells = [canonical(source, cell=True) for source in cell_sources(notebook)]
-    return _digest([*cells, *_code(closure(*notebook_imports(notebook, root), root=root))])
+    reached = closure(*notebook_imports(notebook, root), root=root)
+    counted = {name: file for name, file in reached.items() if not name.startswith(without)}
+    return _digest([*cells, *_code(counted)])
 
 
 def _without_magics(source: str) -> str:

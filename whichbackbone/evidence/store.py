@@ -29,6 +29,8 @@ from whichbackbone.folders import REPOSITORY
 FORMAT = 1  # of the record: raise it when what is written changes its meaning
 RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 SLOW = 0.7  # a run whose peak is below this share of the best one of its machine is marked
+# What only reads or shows: a change there measures nothing again.
+READING = ("whichbackbone.evidence", "whichbackbone.teach", "whichbackbone.figures")
 FRESH = "WHICHBACKBONE_FRESH"  # set by ./run_all.sh --force: measure again what was measured before
 
 
@@ -51,7 +53,7 @@ class Record:
         profile: smoke, standard or full.
         started: time, UTC, ISO 8601.
         commit: of the repository, with "+" where files had changed since; "unknown" without git.
-        code: hash of the notebook's cells and of the modules that they import.
+        code: hash of the notebook's cells and of the modules that measure for it.
         facts: of the machine (:class:`whichbackbone.evidence.machine.Machine`).
         versions: of Python and of every library that decides a time or a number.
         peaks: measured at the start: gflops and gbps; empty for a run that timed nothing.
@@ -148,9 +150,9 @@ class Store:
 
     @property
     def code(self) -> str:
-        """Hash of the notebook's code and of what it imports; "unknown" where there is no such notebook."""
+        """Hash of the notebook's code and of what it measures with; "unknown" where there is no such notebook."""
         path = REPOSITORY / "notebooks" / f"{self.notebook}.ipynb"
-        return closure.notebook_hash(path) if path.is_file() else "unknown"
+        return closure.notebook_hash(path, without=READING) if path.is_file() else "unknown"
 
     def _mine(self, table: str) -> list[str]:
         return [path.stem for path in (self.folder / self.notebook / table).glob("*.csv") if RUN.fullmatch(path.stem)]

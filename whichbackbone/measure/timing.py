@@ -1,9 +1,9 @@
 """The one timer of the study: every time that a notebook shows comes from :func:`measure`.
 
-What makes two times comparable here: the same number of threads, warm-up until the times have settled, and candidates
-visited one after another in a new random order each round, so that a machine that slows down slows all of them. The
-sample of round i of one candidate was therefore taken next to the sample of round i of every other one, which is what
-lets :func:`ratio` compare them in pairs.
+Three things make two times comparable here: all candidates get the same number of threads; each is warmed up until its
+times have settled; and each round visits all in a new random order, so that a machine that slows down slows all alike.
+Round i therefore holds samples of all candidates that were taken next to each other, and :func:`ratio` compares them in
+pairs.
 """
 
 import gc
@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from statistics import median
 
 import numpy as np
@@ -19,13 +20,10 @@ import threadpoolctl
 import torch
 from torch import nn
 
+from whichbackbone.evidence import intervals
+from whichbackbone.evidence.intervals import Interval
 from whichbackbone.measure import memory
 
-# What torch and the other libraries have loaded by now never dies. Frozen, it costs no collection a quarter of a second
-# any more, neither before a measurement nor at the end of the process, where there are several.
-gc.freeze()
-
-RESAMPLES = 2000
 WARMUP_SECONDS = 3.0
 
 
@@ -42,16 +40,16 @@ def measure(
     peak_memory: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Time each candidate, interleaved round by round; one tidy row per candidate, in the order given.
+    """Time each candidate, interleaved round by round, and return one row per candidate in the order given.
 
     Args:
-        candidates: name -> callable without arguments. What it prepares it should prepare before.
+        candidates: name -> callable without arguments, which does nothing but the work to be timed.
         threads: intra-op threads of torch and BLAS while measuring; ``None`` keeps torch's setting. Always recorded.
         device: ``cpu``, ``cuda`` or ``mps``; the last two are synchronised before a clock is read.
         rounds: samples per candidate.
         min_rounds: rounds that are taken even when ``seconds`` have passed.
-        seconds: budget of all rounds together; no new round starts after it. No candidate is warmed up for longer.
-        min_sample_ms: a faster candidate is called several times per sample, until a sample lasts this long.
+        seconds: budget of all rounds together, and of the warm-up of each candidate; no new round starts after it.
+        min_sample_ms: a sample of a faster candidate holds as many calls as last this long.
         warmup_tolerance: warm-up ends when two successive medians differ by less than this share.
         peak_memory: also report the peak of live tensor memory during one call (:mod:`whichbackbone.measure.memory`).
         seed: of the order within each round and of the bootstrap.
@@ -61,7 +59,8 @@ def measure(
         median_ms, q25_ms, q75_ms per call; low_ms, high_ms, the 95 % bootstrap interval of the median; rounds;
         calls_per_sample; warmup_calls; threads; device; peak_mb (1e6 bytes, if asked); samples_ms, the raw samples.
 
-    Raises ``ValueError`` when there is nothing to time or the numbers make no sense.
+    Raises:
+        ValueError: if there is no candidate, or rounds, min_rounds or threads are below 1.
     """
     if not candidates:
         raise ValueError("nothing to time: candidates is empty")
@@ -82,7 +81,7 @@ def measure(
                 states[name].sample()
         if peak_memory:
             for state in states.values():
-                state.weigh(device)
+                state.measure_memory(device)
         used = torch.get_num_threads()
     rows = [{"name": name, **state.row(seed), "threads": used, "device": device} for name, state in states.items()]
     order = ["name", "status", "median_ms", "q25_ms", "q75_ms", "low_ms", "high_ms", "rounds", "calls_per_sample"]
@@ -90,20 +89,43 @@ def measure(
     return pd.DataFrame(rows)[order]
 
 
-def ratio(frame: pd.DataFrame, slow: str, fast: str, seed: int = 0) -> tuple[float, float, float]:
-    """How many times longer ``slow`` takes than ``fast``: the median over rounds, with its 95 % bootstrap interval.
+def ratio(frame: pd.DataFrame, slow: str, fast: str, seed: int = 0) -> Interval:
+    """Return how many times longer one candidate takes than another, from one call of :func:`measure`.
 
-    Both must come from one call of :func:`measure`, so that their rounds belong together. Raises ``LookupError`` when a
-    name is missing or failed, naming its reason.
+    Args:
+        frame: what :func:`measure` returned.
+        slow: name of the candidate whose time is divided.
+        fast: name of the candidate that it is divided by.
+        seed: of the bootstrap.
+
+    Returns:
+        The median ratio over the rounds with its bootstrap interval, which knows nothing of other processes.
+
+    Raises:
+        LookupError: if a name is missing or its measurement failed (it says why), or if the rounds differ.
     """
-    top, bottom = (_samples(frame, name) for name in (slow, fast))
+    top, bottom = (samples(frame, name) for name in (slow, fast))
     if len(top) != len(bottom):
         raise LookupError(f"{slow!r} and {fast!r} were not measured in the same rounds: {len(top)} and {len(bottom)}")
-    return _median_interval(top / bottom, seed)
+    return intervals.ratio_of_rounds(top, bottom, seed)
+
+
+def samples(frame: pd.DataFrame, name: str) -> np.ndarray:
+    """Return the samples of one candidate in ms, (rounds,).
+
+    Raises:
+        LookupError: if the name is not there once, or its measurement failed (it says why).
+    """
+    rows = frame[frame["name"] == name]
+    if len(rows) != 1:
+        raise LookupError(f"{name!r} stands {len(rows)} times among the measured: {', '.join(frame['name'])}")
+    if (status := rows["status"].iloc[0]) != "ok":
+        raise LookupError(f"{name!r} was not measured: {status}")
+    return np.array(rows["samples_ms"].iloc[0])
 
 
 def inference(model: nn.Module, x: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """A callable for :func:`measure`: one forward pass of ``model`` on ``x`` in inference mode."""
+    """Return a candidate for :func:`measure`: one forward pass of ``model`` on ``x`` in inference mode."""
 
     def run() -> torch.Tensor:
         with torch.inference_mode():
@@ -115,10 +137,20 @@ def inference(model: nn.Module, x: torch.Tensor) -> Callable[[], torch.Tensor]:
 def by_layer(
     model: nn.Module, x: torch.Tensor, names: Sequence[str], *, threads: int | None = None, rounds: int = 15
 ) -> pd.DataFrame:
-    """Time the named layers inside the model's own forward pass on ``x``; rows name, median_ms, low_ms, high_ms.
+    """Time the named layers inside the model's own forward pass.
 
-    Each layer sees the caches as its predecessor left them, which a layer timed alone in a loop does not. The clock
-    around it costs about a microsecond. ``x`` must be on the CPU: an accelerator would have to stop at every layer.
+    Each layer finds the caches as the layer before left them, unlike a layer that is timed alone in a loop. The clock
+    around a layer costs about a microsecond.
+
+    Args:
+        model: is run in its present mode.
+        x: its input, on the CPU, since an accelerator would have to stop at every layer.
+        names: of layers, as ``model.named_modules`` has them.
+        threads: see :func:`measure`.
+        rounds: forward passes.
+
+    Returns:
+        One row per layer: name; median_ms; low_ms and high_ms, its 95 % bootstrap interval.
     """
     samples = {name: [] for name in names}
     started = {}
@@ -140,14 +172,15 @@ def by_layer(
         finally:
             for handle in handles:
                 handle.remove()
-    rows = [_median_interval(np.array(s) * 1e3, seed=0) for s in samples.values()]
+    found = [intervals.median(np.array(s) * 1e3) for s in samples.values()]
+    rows = [(x.value, x.low, x.high) for x in found]
     return pd.DataFrame(rows, columns=["median_ms", "low_ms", "high_ms"]).assign(name=list(samples))[
         ["name", "median_ms", "low_ms", "high_ms"]
     ]
 
 
 class _Candidate:
-    """One callable with its samples; the first failure ends its part and becomes its status."""
+    """One callable with its samples. After its first failure it is not called again; the reason becomes its status."""
 
     def __init__(self, call: Callable[[], object], synchronise: Callable[[], None]):
         self.call, self.synchronise = call, synchronise
@@ -155,7 +188,10 @@ class _Candidate:
         self.peak_mb = math.nan
 
     def warm_up(self, min_sample: float, tolerance: float, limit: float) -> None:
-        """Call until two successive medians agree, at least two calls and at most ``limit`` seconds."""
+        """Call until two successive medians agree to within ``tolerance`` (a share), or ``limit`` seconds have passed.
+
+        It is called at least twice. The last median decides how many calls make a sample of ``min_sample`` seconds.
+        """
         times, last, start = [], None, time.perf_counter()
         while True:
             times.append(self._time(1))
@@ -173,28 +209,31 @@ class _Candidate:
                 times, last = [], now
 
     def sample(self) -> None:
+        """Take one more sample."""
         if self.status == "ok":
             sample = self._time(self.calls)
             self.samples += [sample] if self.status == "ok" else []
 
-    def weigh(self, device: str) -> None:
+    def measure_memory(self, device: str) -> None:
+        """Take ``peak_mb`` from one more call."""
         if self.status == "ok":
             self._guard(lambda: setattr(self, "peak_mb", memory.peak_bytes(self.call, device) / 1e6))
             self.status = "ok"  # a time that was measured stands, also where memory cannot be followed
 
     def row(self, seed: int) -> dict[str, object]:
+        """Return what :func:`measure` tells of this candidate; ``seed`` is that of the bootstrap."""
         ok = self.status == "ok" and self.samples
         samples = np.array(self.samples if ok else [math.nan]) * 1e3
-        middle, low, high = _median_interval(samples, seed)
+        middle = intervals.median(samples, seed=seed)
         q25, q75 = np.quantile(samples, [0.25, 0.75])
         return dict(
-            status=self.status, median_ms=middle, q25_ms=q25, q75_ms=q75, low_ms=low, high_ms=high,
+            status=self.status, median_ms=middle.value, q25_ms=q25, q75_ms=q75, low_ms=middle.low, high_ms=middle.high,
             rounds=len(self.samples), calls_per_sample=self.calls, warmup_calls=self.warmups, peak_mb=self.peak_mb,
             samples_ms=[float(s) for s in samples] if ok else [],
         )  # fmt: skip
 
     def _time(self, calls: int) -> float:
-        """Seconds per call."""
+        """Call several times and return the seconds per call."""
 
         def timed() -> float:
             self.synchronise()
@@ -206,7 +245,8 @@ class _Candidate:
 
         return self._guard(timed)
 
-    def _guard(self, work: Callable):
+    def _guard(self, work: Callable[[], object]) -> object:
+        """Return what ``work`` does, or nan if it fails, and note the reason."""
         try:
             return work()
         except Exception as error:
@@ -216,39 +256,22 @@ class _Candidate:
 
 
 def reason(error: Exception) -> str:
-    """One line that says why a candidate could not be measured; every kind of memory shortage reads the same."""
+    """Return one line that says why a candidate could not be measured: "out of memory" for every kind of shortage."""
     text = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "memory" in text.lower() and "alloc" in text.lower():
         return "out of memory"
     return f"{type(error).__name__}: {text}"[:200]
 
 
-def _median_interval(samples: Sequence[float], seed: int) -> tuple[float, float, float]:
-    """Median of the samples and the 2.5 and 97.5 % quantiles of the medians of bootstrap resamples."""
-    samples = np.asarray(samples)
-    picks = np.random.default_rng(seed).integers(len(samples), size=(RESAMPLES, len(samples)))
-    low, high = np.quantile(np.median(samples[picks], axis=1), [0.025, 0.975])
-    return float(np.median(samples)), float(low), float(high)
-
-
-def _samples(frame: pd.DataFrame, name: str) -> np.ndarray:
-    rows = frame[frame["name"] == name]
-    if len(rows) != 1:
-        raise LookupError(f"{name!r} stands {len(rows)} times among the measured: {', '.join(frame['name'])}")
-    if (status := rows["status"].iloc[0]) != "ok":
-        raise LookupError(f"{name!r} was not measured: {status}")
-    return np.array(rows["samples_ms"].iloc[0])
-
-
 def _synchroniser(device: str) -> Callable[[], None]:
-    """Work on an accelerator is queued, not done, when a call returns; a clock must wait for it."""
+    """Return the function that waits until a device is done: on an accelerator, a call returns before its work ends."""
     kind = torch.device(device).type
     return {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(kind, lambda: None)
 
 
 @contextmanager
 def limited_to(number: int | None) -> Iterator[None]:
-    """Set the threads of torch and of the BLAS and OpenMP pools, and set them back. ``None`` keeps torch's number."""
+    """Set the threads of torch and of the BLAS and OpenMP pools, and set them back. ``None`` means torch's number."""
     before = torch.get_num_threads()
     number = number or before
     with threadpoolctl.threadpool_limits(number):
@@ -262,6 +285,7 @@ def limited_to(number: int | None) -> Iterator[None]:
 @contextmanager
 def _no_collection() -> Iterator[None]:
     """Keep Python's garbage collector out of the samples, as timeit does."""
+    _freeze_once()
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -270,3 +294,13 @@ def _no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@cache
+def _freeze_once() -> None:
+    """Exempt from collection what lives at the first measurement of a process: the libraries, for the most part.
+
+    A collection then takes no quarter of a second any more, neither before a measurement nor when the process ends.
+    """
+    gc.collect()
+    gc.freeze()
