@@ -1,7 +1,7 @@
 """Look through folders of measurements before they join the study: ``python tools/check_results.py [MACHINE ...]``.
 
-A folder ``data/results/<machine>/`` is good when it holds nothing but tables that our notebooks write, each whole, with
-the provenance of every row, and with nothing in it that belongs to one person's machine. Nothing is changed here.
+A folder ``data/results/<machine>/`` is good when it holds nothing but tables that our notebooks write, each whole and
+with a sound record of its run, and nothing that belongs to one person's machine. Nothing is changed here.
 """
 
 import csv
@@ -9,26 +9,16 @@ import io
 import re
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import notebook_files as files
 
+from whichbackbone.evidence import store
+
 ROOT = Path(__file__).resolve().parent.parent
-MAX_FILE = 1_000_000  # bytes, as for every file of the repository
+MAX_FILE = 900_000  # bytes; nothing committed is larger
 MACHINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-\d+-cores")  # what whichbackbone.evidence.machine.slug() makes
-
-# What stands in each row of every table (whichbackbone.evidence.store.PROVENANCE), and what it looks like.
-PROVENANCE = {
-    "run": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
-    "written": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00",
-    "profile": r"standard|full",  # the smoke profile proves only that everything runs
-    "code": r"[0-9a-f]{10}",
-    "torch": r"\d+\.\d+[\w.+]*",
-    "python": r"\d+\.\d+\.\d+\S*",
-}
-
-
+PROFILES = ("standard", "full")  # the smoke profile proves only that everything runs
 # Tables that a command writes beside those of its notebook, which reads them: python -m benchmarks.regnet_calibration.
 BY_COMMAND = {"06_regnet": ["calibration"]}
 
@@ -45,67 +35,74 @@ def folder_faults(folder: Path, known: dict[str, list[str]]) -> Iterator[str]:
         yield f"{folder.name}: no such folder: ./run_all.sh makes it, named after this machine"
         return
     if not MACHINE.fullmatch(folder.name):
-        yield f"{folder.name}: not a name that ./run_all.sh gives, such as amd-epyc-2-cores: keep the name it gave"
-    tables = 0
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() or not path.is_dir() or path.name not in known:
-            yield f"{folder.name}/{path.name}: not the folder of a notebook: remove it"
+        yield f"{folder.name}: not a name that ./run_all.sh gives, such as amd-epyc-19h-01h-2-cores: keep that name"
+    records = {}
+    for path in sorted((folder / "runs").glob("*")):
+        try:
+            records[path.stem] = store.read_record(path, folder.name)
+        except store.DamagedResults as error:
+            yield str(error)
+    seen = set()
+    for place in sorted(folder.iterdir()):
+        if place.name == "runs" and place.is_dir() and not place.is_symlink():
             continue
-        for table in sorted(path.iterdir()):
-            tables += 1
-            problem = _foreign(table, known[path.name])
-            found = [f": {problem}"] if problem else table_faults(table)
-            yield from (f"{folder.name}/{path.name}/{table.name}{fault}" for fault in found)
-    if not tables:
+        if place.is_symlink() or not place.is_dir() or place.name not in known:
+            yield f"{folder.name}/{place.name}: not the folder of a notebook: remove it"
+            continue
+        for table in sorted(place.iterdir()):
+            if problem := _foreign(table, known[place.name]):
+                yield f"{folder.name}/{place.name}/{table.name}: {problem}"
+                continue
+            for path in sorted(table.iterdir()):
+                seen.add(path.stem)
+                yield from (f"{folder.name}/{place.name}/{table.name}/{path.name}{fault}"
+                            for fault in table_faults(path, records))  # fmt: skip
+    if not seen:
         yield f"{folder.name}: holds no table: run ./run_all.sh first"
+    for run in sorted(set(records) - seen):
+        yield f"{folder.name}/runs/{run}.json: the record of a run without rows: remove it"
 
 
-def _foreign(path: Path, tables: list[str]) -> str:
+def _foreign(table: Path, tables: list[str]) -> str:
     """Why this is no table of its notebook, or ""."""
-    if path.is_symlink() or not path.is_file():
-        return "not a file of its own: remove it"
-    if ".damaged-" in path.name:
-        return "a damaged file that was set aside: mend or remove it"
-    if path.suffix != ".csv" or path.stem not in tables:
-        return f"{path.parent.name} writes no such table, only {', '.join(tables) or 'none'}: remove it"
+    if table.is_file() and table.suffix == ".csv":
+        return "a table of the layout from before one file a run: delete the machine's folder, run ./run_all.sh again"
+    if table.is_symlink() or not table.is_dir() or table.name not in tables:
+        return f"{table.parent.name} writes no such table, only {', '.join(tables) or 'none'}: remove it"
     return ""
 
 
-def table_faults(path: Path) -> Iterator[str]:
-    """What is wrong with one table; each fault begins with ``:`` and, where there is one, the line."""
+def table_faults(path: Path, records: dict[str, store.Record]) -> Iterator[str]:
+    """What is wrong with one run's table; each fault begins with ``:`` and, where there is one, the line."""
+    if path.is_symlink() or path.suffix != ".csv" or not store.RUN.fullmatch(path.stem):
+        yield ": not a table of a run: remove it"
+        return
     if (size := path.stat().st_size) > MAX_FILE:
-        yield f": {size:,} bytes, over {MAX_FILE:,}: leave out old runs"
+        yield f": {size:,} bytes, over {MAX_FILE:,}: keep raw rows, nothing that can be computed from them"
         return
     try:
-        text = path.read_text(encoding="utf-8")
-        header, *rows = csv.reader(io.StringIO(text), strict=True)
-    except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError, and so is an empty file's
-        yield f": damaged, no readable CSV ({error}): run its notebook again"
+        text = store.text_of(path)
+    except store.DamagedResults as error:
+        yield f": damaged: {str(error).partition(': ')[2]}"
         return
-    if not text.endswith("\n") or not rows:
-        yield ": damaged, it ends too early: run its notebook again"
-    if header[: len(PROVENANCE)] != list(PROVENANCE) or len(set(header)) < len(header) or "" in header:
-        first = ", ".join(PROVENANCE)
-        yield f":1: expected the columns {first} first, and each name once: leave tables as ./run_all.sh wrote them"
+    if path.stem not in records:
+        yield ": no sound record of this run in runs/: restore it with git, or remove this file"
+        return
+    if (profile := records[path.stem].profile) not in PROFILES:
+        yield f": measured in the profile {profile}, which proves nothing: remove it"
+        return
+    header, *rows = csv.reader(io.StringIO(text))
+    if len(set(header)) < len(header) or "" in header:
+        yield ":1: expected each column once, with a name: leave tables as ./run_all.sh wrote them"
         return
     for number, row in enumerate(rows, start=2):
-        if fault := _row_fault(header, row):
+        if fault := _row_fault(dict(zip(header, row, strict=True))):
             yield f":{number}: {fault}"
             return  # one fault of a table is enough to send it back
 
 
-def _row_fault(header: list[str], row: list[str]) -> str:
+def _row_fault(fields: dict[str, str]) -> str:
     """What is wrong with one row, or ""."""
-    if len(row) != len(header):
-        return f"{len(row)} fields, expected {len(header)}: damaged, run its notebook again"
-    fields = dict(zip(header, row, strict=True))
-    for column, form in PROVENANCE.items():
-        if not re.fullmatch(form, fields[column]):
-            return f"{column} is {fields[column][:40]!r}, expected {form}"
-    try:
-        datetime.fromisoformat(fields["written"])
-    except ValueError:
-        return f"written is {fields['written']!r}, which is no time"
     for column, value in fields.items():
         if path := files.machine_path(value):
             return f"{column} names {path}, a folder of one machine"

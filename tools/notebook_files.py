@@ -102,15 +102,17 @@ def declared_figures(notebook: Notebook) -> list[str]:
 
 
 def declared_tables(notebook: Notebook) -> list[str]:
-    """Names in the notebook's calls ``store.append("NAME", ...)``: the tables of results that it may write."""
-    calls = (call for cell in code_cells(notebook) for call in _calls(cell, "store", "append"))
+    """Names in its calls ``store.append("NAME", ...)`` and ``store.measured(...)``: the tables that it may write."""
+    ways = ("append", "measured")
+    calls = (call for cell in code_cells(notebook) for way in ways for call in _calls(cell, "store", way))
     first = (call.args[0] for call in calls if call.args)
     return sorted({name.value for name in first if isinstance(name, ast.Constant) and isinstance(name.value, str)})
 
 
 def reads_results(notebook: Notebook) -> bool:
     """Whether the notebook draws on what other notebooks measured, itself or through the ledger and the chooser."""
-    readers = (("results", "latest"), ("ledger", "verdicts"), ("chooser", "choose"), ("front", "situations"))
+    readers = [("store", "read"), ("chooser", "choose"), ("summary", "situations"), ("summary", "first_question")]
+    readers += [("claims", way) for way in ("verdicts", "table", "sentence", "word", "figure")]
     return any(True for cell in code_cells(notebook) for reader in readers for _ in _calls(cell, *reader))
 
 

@@ -131,7 +131,7 @@ class Store:
                 record = _record(self.folder / "runs" / f"{run}.json", self.folder.name)
                 if record and (record.code, record.profile) == (self.code, self.profile):
                     print(f"{table}: as measured on {record.started[:16].replace('T', ' ')} UTC, run {run}")
-                    return _parsed(_text_of(self.folder / self.notebook / table / f"{run}.csv"))
+                    return _parsed(text_of(self.folder / self.notebook / table / f"{run}.csv"))
         return self.append(table, make())
 
     def read(self, notebook: str, table: str) -> pd.DataFrame:
@@ -178,7 +178,7 @@ def latest(notebook: str, table: str, output: str = "", of: str | None = None) -
         found = {path.stem: path for path in (folder / notebook / table).glob("*.csv")}
         for run in sorted(found, reverse=True):
             if record := _record(folder / "runs" / f"{run}.json", folder.name):
-                frame = _parsed(_text_of(found[run]))
+                frame = _parsed(text_of(found[run]))
                 frame.attrs |= {"machine": folder.name, "run": run, "profile": record.profile}
                 return frame
     raise FileNotFoundError(f"no {table!r} measured yet: run notebook {notebook}")
@@ -307,8 +307,12 @@ def read_record(path: Path, owner: str) -> Record:
     return record
 
 
-def _text_of(path: Path) -> str:
-    """Text of a table. A torn line, a missing field or a table of another run is damage, not data."""
+def text_of(path: Path) -> str:
+    """Text of a table, checked.
+
+    Raises:
+        DamagedResults: for a torn line, a missing field, or rows of another run.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         lines = list(csv.reader(io.StringIO(text), strict=True))
