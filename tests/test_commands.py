@@ -396,7 +396,10 @@ def test_a_killed_kernel_is_one_line_and_the_next_call_goes_on(project):
     assert project.run_all().returncode == 0
 
 
-@pytest.mark.parametrize(("cell", "whole", "says"), [(2, 100, "cell [2] took over its 2 s"), (100, 12, "over its 12 s")])
+LIMITS = [(2, 100, "cell [2] took over its 2 s"), (100, 12, "over its 12 s")]  # a cell, the notebook, what is said
+
+
+@pytest.mark.parametrize(("cell", "whole", "says"), LIMITS)
 def test_time_limits_end_the_kernel(project, cell, whole, says):
     path = project.add("01_a", WAIT)
     executed = project.folder / "build" / "01_a.ipynb"
