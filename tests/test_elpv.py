@@ -39,10 +39,19 @@ def wheel(tmp_path, monkeypatch) -> Path:
 def test_reads_images_and_labels_without_importing_the_wheel(wheel):
     cells = datasets.elpv()
     assert cells.images.shape == (4, 1, 300, 300) and cells.images[:, 0, 0, 0].tolist() == [5, 15, 25, 35]
-    assert cells.defective.tolist() == [0, 0, 1, 1] and cells.kind.tolist() == ["mono", "poly"] * 2
-    assert torch.allclose(cells.soft[1], torch.tensor([2 / 3, 1 / 3])) and cells.strata[3] == "1 poly"
+    assert cells.labels.tolist() == [0, 0, 1, 1] and cells.groups.tolist() == ["mono", "poly"] * 2
+    assert torch.allclose(cells.targets[1], torch.tensor([2 / 3, 1 / 3])) and cells.strata[3] == "1 poly"
+    assert cells.channels == 1 and cells.classes == ("whole", "defective") and len(cells.versions()) == 4
     assert "elpv_dataset" not in sys.modules
     assert len(datasets.elpv(limit=2)) == 2 and cells[torch.tensor([3])].names.tolist() == ["images/cell0004.png"]
+
+
+def test_reads_once_in_a_process_if_told_so(wheel):
+    datasets.elpv_once.cache_clear()
+    cells = datasets.elpv_once(3)
+    (wheel / "labels.csv").unlink()
+    assert datasets.elpv_once(3) is cells and len(cells) == 3
+    datasets.elpv_once.cache_clear()  # other tests find no cells of this wheel
 
 
 def damage(data: Path, what: str) -> None:

@@ -1,10 +1,10 @@
 """Data that needs no download: `glyphs`, drawn here, and `elpv`, photographs of solar cells that a wheel carries.
 
-`glyphs` come from the TrueType faces that matplotlib ships: capital letters and digits in 21 faces, moved, turned,
-scaled, cluttered, covered and lost in noise. Small enough to train a tiny network in seconds, hard enough (turn
-`difficulty`) that architectures differ. Some faces appear only in the test split, so a test error asks for the shape of
-a letter, not for the memory of a font. 0 and O are nearly one shape in many faces: no network reaches 0 % error, and
-none should.
+`glyphs` draws capital letters and digits from 21 TrueType faces that matplotlib ships, and moves, turns, scales,
+clutters and covers them and adds noise. A tiny network trains on them in seconds, and `difficulty` can be set so high
+that architectures differ. Five faces appear only in the test split, so the test error measures whether a network knows
+the shape of a letter and not only the fonts it saw. 0 and O have nearly the same shape in many faces, so no network can
+reach 0 % error.
 """
 
 import base64
@@ -15,7 +15,7 @@ import os
 import tempfile
 import warnings
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -45,13 +45,17 @@ _VERSION = 1  # of the drawing: raise it when the same arguments give other imag
 _CHUNK = 16 * len(CLASSES)  # images drawn at a time, with a random stream of their own
 
 
+# Versions of an image by reflection -> the dimensions of (N, C, H, W) to reverse.
+FLIPS = {"as it is": (), "left-right": (3,), "up-down": (2,), "half turn": (2, 3)}
+
+
 @dataclass(frozen=True)
 class Images:
-    """A labelled set of images.
+    """Images and labels to train on or to test on.
 
     Attributes:
         images: uint8, (N, C, H, W).
-        labels: int64 (N,), the class; a set with soft labels has float (N, K), a probability for each class.
+        labels: int64 (N,), the class; or float (N, K), a probability for each class.
     """
 
     images: Tensor
@@ -61,21 +65,119 @@ class Images:
         return len(self.labels)
 
     def __getitem__(self, index: slice | Tensor) -> "Images":
-        """The images of a slice or of an index tensor, in that order."""
+        """Return the images of a slice or of an index tensor, in that order."""
         return Images(self.images[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A set of images to classify, with everything that `transfer` needs to know of it.
+
+    Attributes:
+        name: a short name without spaces; the files of activations begin with it.
+        images: uint8 (N, C, H, W), C = 1 for grey or 3 for RGB.
+        targets: float (N, K), the probability of each class: 0 and 1 where the label is sure. Training uses it.
+        classes: names of the K classes.
+        groups: (N,) of str, another property of each image (a type, a camera) whose share a stratified split keeps;
+            None where there is none.
+        names: (N,) of str, such as file names, or None.
+        flips: the versions of an image that show the same class, keys of `FLIPS`, "as it is" first. A letter has one,
+            a photograph of a street two (left-right), a photograph from above all four.
+    """
+
+    name: str
+    images: Tensor
+    targets: Tensor
+    classes: tuple[str, ...]
+    groups: np.ndarray | None = None
+    names: np.ndarray | None = None
+    flips: tuple[str, ...] = ("as it is",)
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` if the parts do not fit together."""
+        shape, n, k = tuple(self.images.shape), len(self.targets), len(self.classes)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] not in (1, 3):
+            raise ValueError(f"images of {self.name} are {self.images.dtype} {shape}: expected uint8 (N, 1 or 3, H, W)")
+        if k < 2 or tuple(self.targets.shape) != (len(self.images), k):
+            raise ValueError(f"targets of {self.name} are {tuple(self.targets.shape)}: expected a probability for each "
+                             f"of {len(self.images)} images and {k} classes, and at least 2 classes")
+        for what, values in (("groups", self.groups), ("names", self.names)):
+            if values is not None and len(values) != n:
+                raise ValueError(f"{self.name} has {len(values)} {what} for {n} images: expected one for each")
+        if self.flips[:1] != ("as it is",) or len(set(self.flips)) < len(self.flips) or not set(self.flips) <= {*FLIPS}:
+            raise ValueError(f"flips of {self.name} are {self.flips}: expected \"as it is\", then any of "
+                             f"{', '.join(list(FLIPS)[1:])}")
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: slice | Tensor | np.ndarray) -> "LabelledSet":
+        """Return the set of the images of a slice or of an index, in that order."""
+        plain = index if isinstance(index, slice) else np.asarray(index)  # numpy takes a tensor of one for a number
+        groups, names = (None if part is None else part[plain] for part in (self.groups, self.names))
+        return replace(self, images=self.images[index], targets=self.targets[index], groups=groups, names=names)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images: 1 or 3."""
+        return self.images.shape[1]
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Class of each image, int64 (N,): the most probable one. Tests use it."""
+        return self.targets.argmax(1)
+
+    @cached_property
+    def certainty(self) -> np.ndarray:
+        """Weight of each image for a method that knows only classes, float (N,) from 0 to 1.
+
+        It is the probability of the most probable class less that of the second: 1 where the label is sure, 1/3 where
+        two of three experts chose one of two classes.
+        """
+        first, second = self.targets.topk(2, dim=1).values.T
+        return (first - second).numpy()
+
+    @cached_property
+    def strata(self) -> np.ndarray:
+        """Class and group of each image, (N,) of str such as "1 mono": a stratified split keeps their shares."""
+        if self.groups is None:
+            return np.array([str(label) for label in self.labels.tolist()])
+        return np.array([f"{label} {group}" for label, group in zip(self.labels.tolist(), self.groups, strict=True)])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the images, 12 hex digits: a set with other images, or in another order, has another one."""
+        digest = hashlib.blake2b(str(tuple(self.images.shape)).encode(), digest_size=6)
+        digest.update(np.ascontiguousarray(self.images))
+        return digest.hexdigest()
+
+    def versions(self, count: int | None = None) -> tuple[tuple[int, ...], ...]:
+        """Return the dimensions that each of the first ``count`` permitted flips reverses; None means all of them.
+
+        Raises ``ValueError`` if the set does not permit so many.
+        """
+        count = len(self.flips) if count is None else count
+        if not 1 <= count <= len(self.flips):
+            raise ValueError(f"{count} versions of each image: {self.name} permits 1 to {len(self.flips)} "
+                             f"({', '.join(self.flips)})")
+        return tuple(FLIPS[flip] for flip in self.flips[:count])
 
 
 def glyphs(split: str, n: int, size: int = 32, difficulty: float = 0.5, seed: int = 0) -> Images:
     """Draw `n` images of letters and digits; the same arguments give the same bytes.
 
-    Image i does not depend on `n`: the first 1,000 of 8,000 are the 1,000. Classes are balanced in each 576 in a row.
+    Image i does not depend on `n`: 1,000 images are the first 1,000 of 8,000. Each 576 images in a row hold every class
+    equally often.
 
     Args:
-        split: "train", "valid" (other images of the training faces: choose with it) or "test" (faces held out).
+        split: "train", "valid" (other images of the training faces, to choose settings with) or "test" (other faces).
         n: number of images.
         size: height and width in pixels, 20 to 32.
-        difficulty: 0 is a clean upright glyph; 0.5 is read at a glance; at 1 a person needs to look; more is allowed.
+        difficulty: from 0 to below 10. 0 draws clean upright glyphs; a person reads 0.5 at a glance, and 1 with effort.
         seed: of everything random.
+
+    Returns:
+        The images, uint8 (n, 1, size, size), with their classes, numbered as in `CLASSES`.
 
     Raises:
         ValueError: for an argument outside these ranges.
@@ -103,6 +205,7 @@ ELPV_VERSION = "1.0.0.post1"
 ELPV_FOLDER = "elpv_dataset/data"
 ELPV_PIXELS = 300
 ELPV_PROBABILITIES = (0.0, 1 / 3, 2 / 3, 1.0)
+ELPV_CLASSES = ("whole", "defective")
 ELPV_TYPES = ("mono", "poly")
 ELPV_LICENCE = "ELPV data set (Buerhop-Lutz et al. 2018, Deitsch et al. 2019, 2021), CC BY-NC-SA 4.0"
 
@@ -111,55 +214,24 @@ class DataError(RuntimeError):
     """A data set is missing, damaged, or not what it should be."""
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Solar cells, photographed by the light that they give off under current (electroluminescence).
+def elpv(limit: int | None = None) -> LabelledSet:
+    """Read the 2,624 solar cells of the ELPV benchmark from the installed wheel, without importing it.
 
-    Attributes:
-        images: uint8 (N, 1, 300, 300), bright where the cell works.
-        probability: float (N,), how sure the experts are of a defect: 0, 1/3, 2/3 or 1.
-        kind: (N,) of str, "mono" or "poly": one crystal or many.
-        names: (N,) of str, file names.
-    """
-
-    images: Tensor
-    probability: Tensor
-    kind: np.ndarray
-    names: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.probability)
-
-    def __getitem__(self, index: slice | Tensor | np.ndarray) -> "Cells":
-        """The cells of a slice or of an index, in that order."""
-        plain = index if isinstance(index, slice) else np.asarray(index)  # numpy takes a tensor of one for a number
-        return Cells(self.images[index], self.probability[index], self.kind[plain], self.names[plain])
-
-    @cached_property
-    def defective(self) -> Tensor:
-        """Classes: int64 (N,), 1 where a defect is more likely than not: 1/3 counts as whole, 2/3 as defective."""
-        return (self.probability > 0.5).long()
-
-    @cached_property
-    def soft(self) -> Tensor:
-        """Probabilities of whole and defective: float (N, 2)."""
-        return torch.stack([1 - self.probability, self.probability], 1)
-
-    @cached_property
-    def strata(self) -> np.ndarray:
-        """(N,) of str, class and type together, such as "1 mono": what a stratified split keeps in proportion."""
-        return np.array([f"{c} {k}" for c, k in zip(self.defective.tolist(), self.kind, strict=True)])
-
-
-def elpv(limit: int | None = None) -> Cells:
-    """The 2,624 solar cells of the ELPV benchmark, from the installed wheel, which is found and never imported.
+    The photographs show the light that a cell gives off under current (electroluminescence): it is bright where the
+    cell works.
 
     Args:
         limit: take about this many cells, evenly spread over the list (for a trial run).
 
+    Returns:
+        Images uint8 (N, 1, 300, 300). The second target is the experts' probability of a defect (0, 1/3, 2/3 or 1); a
+        cell counts as defective where it is over 1/2. Groups are "mono" or "poly": one crystal or many. A cell shows
+        the same in all four flips.
+
     Raises:
         DataError: if the wheel or an image is missing, an image is damaged (its bytes are not those the wheel's RECORD
             lists, or it is no grey image of 300 x 300), or labels and images do not match. It says what to do.
+        ValueError: if ``limit`` is below 1.
     """
     try:
         wheel = metadata.distribution(ELPV_WHEEL)
@@ -187,11 +259,22 @@ def elpv(limit: int | None = None) -> Cells:
         except (OSError, ValueError) as error:
             raise DataError(f"image {name} of {ELPV_WHEEL} is damaged ({error}): {repair}") from None
     names, probability, kind = zip(*rows, strict=True)
-    return Cells(torch.from_numpy(images), torch.tensor(probability), np.array(kind), np.array(names))
+    defect = torch.tensor(probability)
+    return LabelledSet("elpv", torch.from_numpy(images), torch.stack([1 - defect, defect], 1), ELPV_CLASSES,
+                       groups=np.array(kind), names=np.array(names), flips=tuple(FLIPS))
+
+
+@lru_cache(maxsize=1)
+def elpv_once(limit: int | None = None) -> LabelledSet:
+    """Return what `elpv` does, but read it only once in a process."""
+    return elpv(limit)
 
 
 def _elpv_labels(file: Path, repair: str) -> list[tuple[str, float, str]]:
-    """Image, probability and type of each row of labels.csv, in its order."""
+    """Read image, probability and type of each row of labels.csv, in its order.
+
+    Raises ``DataError`` with ``repair``, the command to run, where a line is not what it should be.
+    """
     try:
         lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -216,7 +299,10 @@ def _elpv_labels(file: Path, repair: str) -> list[tuple[str, float, str]]:
 
 
 def _elpv_image(file: Path, sha256: str | None) -> np.ndarray:
-    """The pixels (300, 300) of an image; ValueError or OSError if it is not what it should be."""
+    """Read the pixels, uint8 (300, 300), of an image whose SHA-256 is given (base64, None if unknown).
+
+    Raises ``ValueError`` or ``OSError`` if the file cannot be read, has another hash, or is no grey image of that size.
+    """
     content = file.read_bytes()
     if sha256 and base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode() != sha256:
         raise ValueError("its SHA-256 is not the one in the wheel's RECORD")
@@ -227,7 +313,7 @@ def _elpv_image(file: Path, sha256: str | None) -> np.ndarray:
 
 
 def _draw(split: str, n: int, size: int, difficulty: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 1, size, size) uint8 and labels (n,) int64, a chunk at a time."""
+    """Draw images uint8 (n, 1, size, size) and labels int64 (n,), a chunk at a time."""
     atlas = _atlas(FACES[split], 2 * size)
     chunks = []
     for start in range(0, n, _CHUNK):
@@ -239,14 +325,14 @@ def _draw(split: str, n: int, size: int, difficulty: float, seed: int) -> tuple[
 
 
 def _chunk(atlas: Tensor, size: int, d: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One chunk of images (576, size, size) uint8 and its labels."""
+    """Draw one chunk: images uint8 (576, size, size) at difficulty ``d``, and their labels."""
     labels = rng.permutation(np.arange(_CHUNK) % len(CLASSES))
 
     def uniform(low, high, *shape):
         return rng.uniform(low, high, (_CHUNK, *shape)).astype(np.float32)
 
     def placed(classes, turn, grow, shift):
-        """Glyphs (576, size, size) of these classes: random faces, turned (radians), scaled, shifted (half widths)."""
+        """Draw these classes in random faces, turned (radians), scaled and shifted (half widths): (576, size, size)."""
         tiles = atlas[rng.integers(len(atlas), size=_CHUNK), classes]
         cos, sin = np.cos(turn) / grow, np.sin(turn) / grow
         back = np.stack([cos, sin, -sin, cos], -1).reshape(-1, 2, 2)  # from the image to the glyph
@@ -275,7 +361,7 @@ def _chunk(atlas: Tensor, size: int, d: float, rng: np.random.Generator) -> tupl
 
 
 def _bar(size: int, angle: np.ndarray, offset: np.ndarray, half_width: np.ndarray) -> np.ndarray:
-    """True inside a straight bar across the image, lengths in half widths of the image; (n, size, size)."""
+    """Return a mask (n, size, size) of a straight bar across each image, with lengths in half widths of the image."""
     axis = (np.arange(size, dtype=np.float32) * 2 + 1) / size - 1
     across = np.cos(angle)[:, None, None] * axis + (np.sin(angle)[:, None, None] * axis[:, None])
     return np.abs(across - offset[:, None, None]) < half_width[:, None, None]
@@ -283,9 +369,10 @@ def _bar(size: int, angle: np.ndarray, offset: np.ndarray, half_width: np.ndarra
 
 @lru_cache(maxsize=4)
 def _atlas(faces: tuple[str, ...], tile: int) -> Tensor:
-    """Every class in every face, centred, in [0, 1]: (faces, classes, tile, tile).
+    """Draw every class in every face, centred, in [0, 1]: (faces, classes, tile, tile).
 
-    Drawn at twice the size of the images, so that sampling it bilinearly averages instead of aliasing.
+    Tiles are drawn at twice the size of the images, so that sampling them bilinearly averages instead of aliasing.
+    Raises ``RuntimeError`` if matplotlib lacks one of the faces.
     """
     import matplotlib
     from PIL import ImageDraw, ImageFont
@@ -308,7 +395,7 @@ def _atlas(faces: tuple[str, ...], tile: int) -> Tensor:
 
 
 def _read(file: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] | None:
-    """The images and labels of a cache file, None if there is none or if it is damaged (and say so)."""
+    """Read the images and labels of a cache file; return None if there is none, or warn and return None if damaged."""
     try:
         with np.load(file) as stored:  # the zip inside keeps a checksum of each array
             images, labels = stored["images"], stored["labels"]
@@ -323,7 +410,7 @@ def _read(file: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray] |
 
 
 def _write(file: Path, images: np.ndarray, labels: np.ndarray) -> None:
-    """Store for the next call, whole or not at all; a folder that cannot be written costs time only (and say so)."""
+    """Write a cache file whole or not at all; warn where the folder cannot be written, and go on without it."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".tmp", delete=False) as part:
