@@ -18,7 +18,10 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
-from whichbackbone.experiments import sweep
+from whichbackbone import figures
+from whichbackbone.evidence import claims, closure, store
+from whichbackbone.experiments import datasets, populations, sweep, training
+from whichbackbone.models import resnet
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -167,9 +170,32 @@ def test_code_version_sees_helpers_and_constants(monkeypatch):
     assert changed != before
     monkeypatch.setattr(sys.modules[__name__], "helper", deadly)
     assert sweep.code_version(with_helper) not in (before, changed)
-    before = sweep.code_version(square)
-    monkeypatch.setattr(sweep.results, "code_hash", lambda: "another package")
-    assert sweep.code_version(square) != before
+
+
+def trains(seed):
+    return training.fit, seed
+
+
+@pytest.mark.parametrize(
+    ("function", "counts", "does_not"),
+    [
+        (trains, (training, datasets), (sweep, claims, figures, closure, resnet)),
+        # One changed line in the sweep or in the store must not cost an hour of trainings.
+        (populations.train, (training, datasets, resnet), (sweep, store, claims, figures)),
+    ],
+)
+def test_code_version_sees_what_the_package_does_for_it_and_nothing_else(monkeypatch, function, counts, does_not):
+    plain, before = closure.canonical, sweep.code_version(function)
+    for module in counts + does_not:
+        text = plain(Path(module.__file__).read_text(encoding="utf-8"))
+        monkeypatch.setattr(closure, "canonical", lambda source, of=text: plain(source) + " " * (plain(source) == of))
+        assert (sweep.code_version(function) != before) == (module in counts), module
+
+
+def test_code_version_sees_the_version_of_torch(monkeypatch):
+    before = sweep.code_version(trains)
+    monkeypatch.setattr(sweep.importlib.metadata, "version", lambda name: f"another {name}")
+    assert sweep.code_version(trains) != before
 
 
 def test_several_rows_and_numpy_values():

@@ -1,10 +1,10 @@
-"""Many independent runs, on the cores of this machine or on a cluster, by Dask.
+"""Run many independent configurations on the cores of this machine or on a cluster, by Dask.
 
     rows = sweep.run(train_one, [dict(depth=20, replicate=r) for r in range(3)], folder="02_degradation")
 
-calls `train_one(depth=20, replicate=0, seed=...)` and so on, each in a process with one torch thread. What comes out
-depends on the configuration alone, neither on the number of workers nor on the order; and it is stored the moment it
-is there, so that a sweep that was interrupted, or is repeated with more configurations, computes what is missing.
+calls `train_one(depth=20, replicate=0, seed=...)` and so on, each in a process with one torch thread. A result depends
+on its configuration alone, neither on the number of workers nor on the order. Each is stored at once, so that a sweep
+that was interrupted, or is repeated with more configurations, computes only the missing ones.
 
 With DASK_SCHEDULER_ADDRESS set, the runs go to the cluster behind that address instead of to this machine.
 """
@@ -12,15 +12,12 @@ With DASK_SCHEDULER_ADDRESS set, the runs go to the cluster behind that address 
 import asyncio
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import logging
 import os
 import sys
 import tempfile
-import textwrap
 import time
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,8 +26,9 @@ from typing import Any
 
 import pandas as pd
 
-from whichbackbone.evidence import store
+from whichbackbone.evidence import closure, machine
 from whichbackbone.folders import cache_folder
+from whichbackbone.optional import needs
 
 _FORMAT = 1  # of the stored files
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -48,20 +46,21 @@ def run(
     progress: bool = True,
     patience: float = 8,
 ) -> pd.DataFrame:
-    """Call `function(**config, seed=...)` for every configuration, and return one table of what they gave.
+    """Call `function(**config, seed=...)` for every configuration, and return all results as one table.
 
     The `seed` argument follows from the configuration and the sweep's `seed`, unless the configuration has a "seed" of
     its own. `function` may be defined in a notebook. It returns a mapping (one row), or a list of mappings or a
     DataFrame (several rows), of values that JSON can hold.
 
     Args:
-        function: see above.
+        function: what to call, see above.
         configs: keyword arguments, made of numbers, strings, booleans, None, lists and dictionaries.
         seed: of the whole sweep: another one repeats it with other random numbers.
-        folder: where to keep finished configurations; a relative path is below "sweeps" in the cache folder, None keeps
-            nothing. A folder of another version of the code is renamed to `<folder>.<version>`, and a line says so.
-        workers: local processes, by default one per core; 0 runs everything in this process, without Dask (to debug).
-            Not used on a cluster.
+        folder: where to store finished configurations; a relative path is below "sweeps" in the cache folder, None
+            stores nothing. A folder of another version of the code is renamed to `<folder>.<version>`, and a line says
+            so.
+        workers: local processes, by default one per core that this process may use; 0 runs everything in this process,
+            without Dask (to debug). A cluster has its own.
         memory: limit of each local worker; a worker that exceeds it is restarted.
         resources: Dask resources that a run needs, such as {"GPU": 1}.
         progress: show a line of progress.
@@ -75,6 +74,7 @@ def run(
     Raises:
         ValueError: for an empty sweep, or a configuration that cannot be hashed.
         RuntimeError: if the scheduler of the cluster does not answer.
+        ModuleNotFoundError: if workers are needed and Dask is not installed.
     """
     configs = [dict(config) for config in configs]
     if not configs:
@@ -99,45 +99,20 @@ def run(
 
 
 def code_version(function: Callable[..., Any]) -> str:
-    """What results depend on besides the configuration, as 12 hex digits.
+    """Hash what results depend on besides the configuration, as 12 hex digits.
 
-    This package's code, torch's version, and the source of `function` with that of the functions, classes and constants
-    of its own module or notebook that it uses, so that editing a helper in another cell counts too.
+    This covers the source of `function`, with what it uses of its own module or notebook, so that editing a helper in
+    another cell counts too; the modules of this package that all this reaches; and the versions of torch and of the
+    other libraries that these import. See :func:`whichbackbone.evidence.closure.experiment_key`.
     """
-    parts = {str(_FORMAT), store.code_hash(), importlib.metadata.version("torch"), *_sources(function, set())}
-    return hashlib.sha256("\0".join(sorted(parts)).encode()).hexdigest()[:12]
-
-
-def _sources(thing: Any, seen: set[int]) -> Iterator[str]:
-    """The source of a function or class, and of everything of the same module that it names."""
-    if id(thing) in seen:
-        return
-    seen.add(id(thing))
-    if inspect.isclass(thing):  # by its parts, since the source of a class made in a notebook is not to be had
-        yield f"{thing.__qualname__} {thing.__bases__} {vars(thing).get('__annotations__')}"
-        for part in [*thing.__bases__, *vars(thing).values()]:
-            if getattr(part, "__module__", None) == thing.__module__:
-                yield from _sources(part, seen)
-    elif inspect.isfunction(thing):
-        try:
-            yield textwrap.dedent(inspect.getsource(thing))
-        except OSError:  # made by exec, as the methods of a dataclass are
-            yield thing.__code__.co_code.hex()
-        for name in _names(thing.__code__) & thing.__globals__.keys():
-            used = thing.__globals__[name]
-            if getattr(used, "__module__", None) == thing.__module__:
-                yield from _sources(used, seen)
-            elif isinstance(used, str | int | float | tuple | list | dict) and " at 0x" not in repr(used):
-                yield f"{name} = {used!r}"
-
-
-def _names(code: types.CodeType) -> set[str]:
-    """Global names and attributes that a function's code mentions, those of its inner functions included."""
-    return set(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, types.CodeType)))
+    return closure.experiment_key(function, format=_FORMAT, torch=importlib.metadata.version("torch"))
 
 
 def _key(config: Mapping[str, Any], seed: int, position: int) -> str:
-    """Hash of a configuration under the sweep's seed; the order of its entries does not matter."""
+    """Hash a configuration under the sweep's seed; the order of its entries does not matter.
+
+    Raises ``ValueError`` if it holds what JSON cannot, with its position in the sweep.
+    """
     for name, value in config.items():
         try:
             json.dumps(value, allow_nan=False)
@@ -153,7 +128,7 @@ def _key(config: Mapping[str, Any], seed: int, position: int) -> str:
 
 
 def _call(function: Callable[..., Any], config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Run one configuration, on the worker; whatever goes wrong in it becomes its status."""
+    """Run one configuration, on the worker, and return its outcome; an exception becomes its status."""
     import torch
 
     torch.set_num_threads(1)
@@ -171,18 +146,19 @@ def _call(function: Callable[..., Any], config: Mapping[str, Any], key: str) -> 
 
 
 def _plain(value: Any) -> Any:
-    """A numpy or torch scalar as Python's."""
+    """Return a numpy or torch scalar as Python's; raise ``TypeError`` for anything else that JSON cannot hold."""
     if getattr(value, "size", None) in (1, ()) or getattr(value, "ndim", None) == 0:
         return value.item()
     raise TypeError(f"returned a {type(value).__name__}: return numbers, strings, lists and dictionaries")
 
 
 def _failure(reason: str, seconds: float) -> dict[str, Any]:
+    """Return the outcome of a configuration that gave no result."""
     return dict(status=reason, run_seconds=seconds, rows=[{}])
 
 
 def _table(configs: Sequence[Mapping[str, Any]], outcomes: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row for every row that a configuration gave."""
+    """Return one row for every row that a configuration gave, with the configuration in front."""
     return pd.DataFrame(
         [
             {**config, "status": outcome["status"], "run_seconds": outcome["run_seconds"], **row}
@@ -193,7 +169,7 @@ def _table(configs: Sequence[Mapping[str, Any]], outcomes: Sequence[Mapping[str,
 
 
 def _serial(function: Callable[..., Any], missing: Mapping[str, Mapping]) -> Iterator[tuple[str, dict]]:
-    """One after the other in this process: the meaning of a sweep, which Dask must reproduce."""
+    """Run the configurations one after the other in this process: the results that Dask must reproduce."""
     import torch
 
     threads = torch.get_num_threads()
@@ -213,10 +189,11 @@ def _dask(
     patience: float,
     line: "_Line",
 ) -> Iterator[tuple[str, dict]]:
-    """Keys and outcomes as they are finished."""
-    from distributed import KilledWorker, as_completed
+    """Run the configurations with Dask, and give their keys and outcomes as they finish."""
+    with needs("dask[distributed]", "distributed"):
+        from distributed import KilledWorker, as_completed
 
-    with _client(min(workers or os.cpu_count() or 1, len(missing)), memory, resources, patience) as client:
+    with _client(min(workers or machine.usable_cores(), len(missing)), memory, resources, patience) as client:
         line.workers = lambda: len(client.nthreads())
         line.show(line.stored, 0)
         started = time.perf_counter()
@@ -239,7 +216,10 @@ def _dask(
 
 @contextmanager
 def _client(workers: int, memory: str, resources: dict[str, float], patience: float) -> Iterator[Any]:
-    """A Dask client of the cluster at DASK_SCHEDULER_ADDRESS, or of a cluster made here for as long as it is needed."""
+    """Give a Dask client of the cluster at DASK_SCHEDULER_ADDRESS, or of a local one that ends with the context.
+
+    Raises ``RuntimeError`` if no scheduler answers at that address within ``patience`` seconds.
+    """
     import dask
     from distributed import Client, LocalCluster
 
@@ -281,7 +261,7 @@ def _client(workers: int, memory: str, resources: dict[str, float], patience: fl
 
 
 def _shake_hands(address: str, patience: float) -> None:
-    """Raise OSError if no Dask process answers in time: Client waits for ever where something else listens."""
+    """Raise ``OSError`` if no Dask process answers in time; Dask's own client waits for ever for another program."""
     from distributed.comm import connect
     from distributed.security import Security
 
@@ -319,7 +299,7 @@ class _Store:
             return "unknown"
 
     def read(self, keys: Iterable[str]) -> dict[str, dict]:
-        """The outcomes that are stored; a damaged file counts as missing."""
+        """Return the stored outcomes by key; a damaged file counts as missing, and a line says so."""
         found = {}
         for key in set(keys) if self.folder else ():
             try:
