@@ -15,8 +15,8 @@ from whichbackbone.models.efficientnet import B0, SCALES, VARIANTS, ConvSame, bu
 from whichbackbone.models.mobilenet import InvertedResidual, SqueezeExcite
 from whichbackbone.teach import exercises
 
-TAN = "Tan & Le 2019, EfficientNet (arXiv:1905.11946v5)"
-LITE = "tensorflow/tpu EfficientNet-lite README"
+TAN = "tan2019_v5"
+LITE = "efficientnet_lite_readme"
 EVEN = 96  # even at every scale down to 6: there SAME and symmetric padding part, which at checks.SIZE they do not
 
 
@@ -62,7 +62,7 @@ def test_b7_has_the_widths_and_depths_of_its_coefficients():
 
 @pytest.mark.parametrize(("name", "source"), [(name, LITE if "lite" in name else TAN) for name in SCALES])
 def test_parameters_in_print(name, source):
-    printed = published.one(published.models(timm_name=f"tf_efficientnet_{name}", source=source), "params_m")
+    printed = published.one(published.models(timm_name=f"tf_efficientnet_{name}", source_id=source), "params_m")
     digits = 0 if printed >= 12 and source == TAN else 1
     ours = count(f"efficientnet_{name}", 64).params / 1e6
     assert round(ours, digits) == printed or (name, printed) == ("b2", 9.2)  # 9.11 by every other count
@@ -70,7 +70,7 @@ def test_parameters_in_print(name, source):
 
 @pytest.mark.parametrize("name", [name for name in SCALES if "lite" not in name])
 def test_macs_in_print(name):
-    printed = published.one(published.models(timm_name=f"tf_efficientnet_{name}", source=TAN), "macs_g")
+    printed = published.one(published.models(timm_name=f"tf_efficientnet_{name}", source_id=TAN), "macs_g")
     ours = count(f"efficientnet_{name}", SCALES[name][2]).macs / 1e9
     off = {"b4": 4.394, "b5": 10.266, "b7": 37.746}  # as torchvision counts them; 4.2, 9.9 and 37 in the paper
     digits = {0.39: 2, 0.7: 1, 1.0: 1, 1.8: 1}.get(printed, 0)
@@ -78,7 +78,7 @@ def test_macs_in_print(name):
 
 
 def test_table_7_of_the_paper_is_quotable():
-    rows = published.models(source=TAN, source_locator="Table 7 (scaled models used in Figure 7)")
+    rows = published.models(source_id=TAN, recipe_id="tan2019_table7")
     assert rows.imagenet_top1.tolist() == [77.3, 79.0, 78.9, 79.1, 81.1] and rows.timm_name.isna().all()
 
 

@@ -132,7 +132,7 @@ def test_same_padding_is_timms(k, s, size):
 
 
 def test_counts_of_torchvision_to_the_unit():
-    rows = published.models(source="torchvision 0.29.1", timm_name=VARIANTS).drop_duplicates("timm_name")
+    rows = published.models(source_id="torchvision_0.29", timm_name=VARIANTS).drop_duplicates("timm_name")
     rows = rows[rows.input_size == 224]
     assert len(rows) >= 15
     with torch.device("meta"):
@@ -143,7 +143,7 @@ def test_counts_of_torchvision_to_the_unit():
 
 
 def test_mobilenet_v1_widths_have_the_counts_in_print():
-    howard = published.models(source="Howard et al. 2017, MobileNets (arXiv:1704.04861)", input_size=224)
+    howard = published.models(source_id="howard2017", input_size=224)
     printed = howard.set_index("model").macs_g
     for alpha in (0.25, 0.5, 0.75, 1.0):
         with torch.device("meta"):
@@ -151,12 +151,12 @@ def test_mobilenet_v1_widths_have_the_counts_in_print():
         assert macs == pytest.approx(printed[f"MobileNetV1 {alpha:g}" if alpha < 1 else "MobileNetV1 1.0"], rel=0.02)
 
 
-def test_against_print_tells_which_count_agrees():
-    rows = published.models(timm_name="mobilenetv2_100", source="torchvision 0.29.1")
+def test_compare_with_published_tells_which_count_agrees():
+    rows = published.models(timm_name="mobilenetv2_100", source_id="torchvision_0.29")
     wrong = rows.assign(params_m=rows.params_m + 0.001)
-    assert checks.against_print(rows).agrees.tolist() == ["both"]
-    assert checks.against_print(wrong).agrees.tolist() == ["MACs"]
-    assert checks.against_print(rows.assign(macs_g=0.4, params_m=None)).agrees.tolist() == ["params"]
+    assert checks.compare_with_published(rows).agrees.tolist() == ["both"]
+    assert checks.compare_with_published(wrong).agrees.tolist() == ["MACs"]
+    assert checks.compare_with_published(rows.assign(macs_g=0.4, params_m=None)).agrees.tolist() == ["params"]
 
 
 # RegNet

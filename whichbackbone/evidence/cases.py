@@ -117,7 +117,7 @@ def differences(
 
 def of_ratios(
     place: Place, where: str, notebook: str, table: str, a: Selector, b: Selector, each: str = "",
-    mean_over: Sequence[str] = (), rests: str = TIMED,
+    mean_over: Sequence[str] = (), per: str = "", rests: str = TIMED,
 ) -> list[Case]:  # fmt: skip
     """How many times longer the rows ``a`` took than the rows ``b``, by samples of the same rounds.
 
@@ -127,31 +127,32 @@ def of_ratios(
     rows = place.table(notebook, table)
     groups = rows.groupby(each, sort=False) if each else [("", rows)]
     return [
-        Case(where.replace("{}", str(name)), _ratio(part, a, b, mean_over), rests, rows.attrs["machine"])
+        Case(where.replace("{}", str(name)), _ratio(part, a, b, mean_over, per), rests, rows.attrs["machine"])
         for name, part in groups
     ]
 
 
-def _ratio(rows: pd.DataFrame, a: Selector, b: Selector, mean_over: Sequence[str]) -> Interval:
+def _ratio(rows: pd.DataFrame, a: Selector, b: Selector, mean_over: Sequence[str], per: str) -> Interval:
     parts = [part for _, part in rows.groupby(list(mean_over), sort=False)] if mean_over else [rows]
     found = []
     for part in parts:
         part.attrs = rows.attrs
-        samples = [selected(part, wanted).samples_ms.iloc[0] for wanted in (a, b)]
-        if not all(samples):
+        first, second = (selected(part, wanted).iloc[0] for wanted in (a, b))
+        if not (first.samples_ms and second.samples_ms):
             raise NotMeasured(f"{a} and {b} were not both timed")
-        found.append(intervals.ratio_of_rounds(*samples))
+        ratio = intervals.ratio_of_rounds(first.samples_ms, second.samples_ms)
+        found.append(ratio.times(float(second[per] / first[per])) if per else ratio)
     return intervals.product(found) if mean_over else found[0]
 
 
 def of_medians(
     place: Place, where: str, notebook: str, table: str, value: str, a: Selector, b: Selector, scale: float = 1.0,
-    rests: str = SMALL,
+    over: str = "nets", rests: str = SMALL,
 ) -> list[Case]:  # fmt: skip
-    """Median of one population of nets less that of another."""
+    """Median of one population less that of another; ``over`` says of what, if not of nets."""
     rows = place.table(notebook, table)
     first, second = (selected(rows, part)[value].dropna() * scale for part in (a, b))
-    return [Case(where, intervals.difference_of_medians(first, second), rests, rows.attrs["machine"])]
+    return [Case(where, intervals.difference_of_medians(first, second, over), rests, rows.attrs["machine"])]
 
 
 def of_best(

@@ -15,13 +15,17 @@ from whichbackbone.evidence.catalogue import DENSE, TASKS
 HARDWARE = ("cpu", "gpu", "phone")
 VALIDATION_IMAGES = 50_000  # of ImageNet, on which every top-1 here was taken
 
-# What was published for each runtime of a GPU: hardware and precision as the timm benchmark files have them.
+# What was published for each runtime of a GPU: device_id and precision as the timm benchmark files have them.
 GPU = {
-    "eager": ("NVIDIA RTX 3090 (PyTorch 2.4.0, CUDA 12.4)", "amp, NCHW"),
-    "channels_last": ("NVIDIA RTX 3090 (PyTorch 2.4.0, CUDA 12.4)", "amp, channels_last (NHWC)"),
-    "compile": ("NVIDIA RTX 4090 (PyTorch 2.4.0, CUDA 12.4)", "amp, NCHW, torch.compile (dynamo)"),
+    "eager": ("rtx3090_pt2.4", "amp, NCHW"),
+    "channels_last": ("rtx3090_pt2.4", "amp, channels_last (NHWC)"),
+    "compile": ("rtx4090_pt2.4", "amp, NCHW, torch.compile (dynamo)"),
 }
-PHONE = "Pixel 1"
+PHONES = ("pixel1", "pixel1_big_core", "pixel1_tflite")  # one phone, as different texts describe it
+PHONE_SOURCES = ("howard2019_later", "sandler2018", "tan2018", "mnasnet_readme")  # of two times, the first one's counts
+TIMM = "timm_results"
+# Whose accuracies are not "the paper's own": ports and retrainings.
+RETRAINED = (TIMM, "torchvision_0.29", "radosavovic2020", "pycls_zoo")
 COLUMNS = ["rank", "name", "size", "top1", "ms", "low_ms", "high_ms", "how", "params_m", "memory_mb", "fits", "reason",
            "evidence"]  # fmt: skip
 
@@ -178,10 +182,10 @@ def _feature_maps(output: str, machine: str | None) -> pd.DataFrame:
 def _gpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
     """The same from published images/s."""
     rows = []
-    for runtime, (hardware, precision) in GPU.items():
+    for runtime, (device, precision) in GPU.items():
         if wish.runtime in (None, runtime):
-            found = published.speed(hardware=hardware, precision=precision, kind="infer", unit="images/s")
-            rows.append(found.assign(how=f"{hardware.split(' (')[0]}, {precision}, batch as published"))
+            found = published.speed(device_id=device, precision=precision, kind="infer", unit="images/s")
+            rows.append(found.assign(how=f"{published.device(device)}, {precision}, batch as published"))
     rows = pd.concat(rows).dropna(subset=["timm_name"])
     rows["ms"] = 1e3 / rows.images_per_s_or_ms
     best = rows.sort_values("ms").drop_duplicates(["timm_name", "img_size"])
@@ -190,11 +194,11 @@ def _gpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
 
 def _phone(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
     """The same from published latencies; the newest text where two give one."""
-    rows = published.speed(unit="ms", kind="infer")
-    rows = rows[rows.hardware.str.startswith(PHONE) & rows.precision.eq("float")]
-    rows = rows[~rows.source.str.contains("first arXiv")].dropna(subset=["timm_name", "img_size"])
-    best = rows.assign(ms=rows.images_per_s_or_ms).sort_values("source").drop_duplicates(["timm_name", "img_size"])
-    return _published_times(best.assign(how=best.hardware + ", float"))
+    rows = published.speed(unit="ms", kind="infer", precision="float", device_id=PHONES, source_id=PHONE_SOURCES)
+    rows = rows.dropna(subset=["timm_name", "img_size"]).assign(ms=rows.images_per_s_or_ms)
+    best = rows.sort_values("source_id", key=lambda ids: ids.map(PHONE_SOURCES.index), kind="stable")
+    best = best.drop_duplicates(["timm_name", "img_size"])
+    return _published_times(best.assign(how=best.device_id.map(published.device) + ", float"))
 
 
 def _published_times(rows: pd.DataFrame) -> pd.DataFrame:
@@ -207,15 +211,14 @@ def accuracy(pretrained: bool = True) -> pd.DataFrame:
     """name, size, top1 (%), of: the weights or the recipe behind it; see ``pretrained`` of :func:`choose`."""
     rows = published.models().dropna(subset=["timm_name", "imagenet_top1", "input_size"])
     if pretrained:
-        timm = rows[rows.source.eq("timm results files") & rows.top1_weights_note.str.contains("ImageNet-1k only")]
-        paper = rows[~rows.source.str.contains("timm results|torchvision|Radosavovic|pycls")
-                     & ~rows.top1_weights_note.fillna("").str.contains("10-crop|quantised|best single-model")]
+        timm = rows[rows.source_id.eq(TIMM) & rows.extra_data.eq("no")]
+        paper = rows[~rows.source_id.isin(RETRAINED) & rows.crops.eq("one") & rows.quantised.eq("no")]
         # What can be downloaded comes first; a phone net that timm has no weights of keeps its paper's figure.
         rows = pd.concat([timm, paper[~paper.timm_name.isin(timm.timm_name)]])
     else:
-        rows = rows[rows.source.str.contains("Radosavovic") & ~rows.source_locator.str.contains("Table 7")]
+        rows = rows[rows.source_id.eq("radosavovic2020") & rows.recipe_id.eq("100ep")]
     rows = rows.sort_values("imagenet_top1", ascending=False).drop_duplicates(["timm_name", "input_size"])
-    of = rows.top1_weights_note.fillna("").str.extract(r"timm tag (\S+?);", expand=False).fillna(rows.source)
+    of = rows.source_id.map(published.source).mask(rows.source_id.eq(TIMM), rows.recipe_id.str.removeprefix("timm:"))
     size = rows.input_size.astype(int)
     frame = pd.DataFrame({"name": rows.timm_name, "size": size, "top1": rows.imagenet_top1, "of": of})
     # TensorFlow's weights run in the same net, so they count for our name of it where it has none of its own.
@@ -225,7 +228,7 @@ def accuracy(pretrained: bool = True) -> pd.DataFrame:
 
 def _sizes() -> pd.DataFrame:
     rows = published.models().dropna(subset=["timm_name", "params_m"])
-    rows = pd.concat([rows[rows.source.eq("timm results files")], rows])
+    rows = pd.concat([rows[rows.source_id.eq(TIMM)], rows])
     names = rows.timm_name.str.removeprefix("tf_")
     return pd.concat([rows, rows.assign(timm_name=names)]).drop_duplicates("timm_name").rename(
         columns={"timm_name": "name"})[["name", "params_m"]]
