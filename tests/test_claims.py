@@ -138,11 +138,20 @@ def test_one_case_a_runtime_averaged_over_layers(judged):
     assert row["verdict"] == "holds only if: time, openvino"
 
 
+def test_times_are_compared_per_operation(judged):
+    spec = dict(kind="ratio", table="latency", a={"name": "r50"}, b={"name": "v2"}, per="macs")
+    table = dict(name=["r50", "v2"], macs=[4000, 400], samples_ms=samples(5))
+    figure = judged(spec, latency=table)["cases"][0].figure
+    assert figure.value == pytest.approx(0.5, rel=0.01), "ten times the operations in five times the time"
+
+
 def test_populations_counts_and_correlations(judged):
     errors = RNG.normal(0.3, 0.02, 60)
     spec = dict(kind="medians", table="nets", value="error", a={"space": "A"}, b={"space": "X"}, scale=100)
     nets = dict(space=["A"] * 60 + ["X"] * 60, error=[*(errors + 0.05), *errors], b=[1.0] * 60 + [4.0] * 60)
     assert judged(spec, nets=nets, at_least=0)["verdict"] == "seen at small scale"
+    figure = judged(spec | {"over": "matrices"}, at_least=0)["cases"][0].figure
+    assert figure.kind == "bootstrap over matrices", "what was drawn is said, if it was no net"
     best = dict(kind="best", table="nets", parameter="b", value="error")
     assert judged(best, at_least=4)["cases"][0].figure.value == 4
     macs = RNG.lognormal(size=40)
@@ -284,6 +293,12 @@ def test_published_accuracies_move_by_a_retraining_and_counts_do_not():
     assert cases.of_published(Place(), "x", top1, less=top1)[0].figure.text(1) == "0.0 (-0.5 to 0.5)"
     params = top1 | {"column": "params_m", "model": "MnasNet-A3"}
     assert cases.of_published(Place(), "x", params, over=params)[0].figure.text(1) == "1.0"
+
+
+def test_what_was_counted_one_by_one_has_no_decimals():
+    assert claims.says(Interval(2, 2, 2, "exact", 1), "layers") == "2 layers"
+    assert claims.says(Interval(2.5, 2.5, 2.5, "exact", 1), "layers") == "2.50 layers"
+    assert claims.says(Interval(2, 2, 2, "exact", 1), "x") == "2.00x"
 
 
 # --------------------------------------------------------------------------------------------------------------- pages

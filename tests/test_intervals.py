@@ -113,6 +113,12 @@ def test_the_interval_covers_the_true_median_as_often_as_it_says():
     assert not found.low <= 1 <= found.high, "a wrong median is left outside"
 
 
+def test_the_middle_share_describes_the_values():
+    found = intervals.middle(range(101), 0.8, "matrices")
+    assert [found.value, found.low, found.high, found.n] == pytest.approx([50, 10, 90, 101])
+    assert found.kind == "middle 80% of matrices"
+
+
 def test_layers_average_on_logs():
     parts = [Interval(2, 1.8, 2.2, "bootstrap", 9), Interval(8, 7, 9, "bootstrap", 9)]
     found = intervals.product(parts)

@@ -122,7 +122,8 @@ def of_ratios(
     """How many times longer the rows ``a`` took than the rows ``b``, by samples of the same rounds.
 
     ``each``: a column; one case for each of its values, which ``{}`` in ``where`` stands for. ``mean_over``: columns of
-    several layers, whose ratios are averaged (geometric mean).
+    several layers, whose ratios are averaged (geometric mean). ``per``: a column of counts, such as macs; the times
+    compared are then those of one of them.
     """
     rows = place.table(notebook, table)
     groups = rows.groupby(each, sort=False) if each else [("", rows)]

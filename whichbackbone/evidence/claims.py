@@ -229,7 +229,8 @@ def _figures(cases: Sequence[Case], claim: Mapping[str, Any]) -> str:
 
 def says(figure: Interval, unit: str) -> str:
     """A figure with its unit, and its interval where it has one."""
-    digits = 0 if abs(figure.value) >= 100 else 1 if abs(figure.value) >= 10 or unit == "points" else 2
+    counted = figure.kind == "exact" and unit not in ("x", "points") and float(figure.value).is_integer()
+    digits = 0 if abs(figure.value) >= 100 or counted else 1 if abs(figure.value) >= 10 or unit == "points" else 2
     number, space, interval = figure.text(digits, sign=unit == "points").partition(" ")
     tail = unit if unit in ("x", "") else f" {unit}"
     return f"{number}{tail}{space}{interval}"

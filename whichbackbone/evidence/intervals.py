@@ -224,6 +224,12 @@ def median(values: Numbers, over: str = "rounds of one process", seed: int = 0) 
     return _quantiles(float(np.median(values)), np.median(values[picks], axis=1), f"bootstrap over {over}", len(values))
 
 
+def middle(values: Numbers, share: float = 0.8, over: str = "draws") -> Interval:
+    """Median, and the ends between which the middle ``share`` of the values lies: how they scatter, no 95 % interval."""
+    values = np.asarray(values, float)
+    return _quantiles(float(np.median(values)), values, f"middle {share:.0%} of {over}", len(values), share)
+
+
 def ratio_of_rounds(slow: Numbers, fast: Numbers, seed: int = 0) -> Interval:
     """How many times longer ``slow`` took than ``fast``, samples of the same rounds of one process: median ratio."""
     if len(slow) != len(fast):
