@@ -1,9 +1,12 @@
-"""Every runtime computes what eager computes, and one that does not is refused."""
+"""Every runtime computes what eager computes; one that does not, or that is not installed, is refused."""
+
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from whichbackbone.evidence import catalogue
 from whichbackbone.measure import runtimes
 from whichbackbone.measure.runtimes import WrongOutput, fold_batch_norm, prepare
 
@@ -39,8 +42,16 @@ def test_equals_eager(runtime, recwarn, capfd):
     assert not recwarn.list and not capfd.readouterr().err
 
 
-def test_labels():
-    assert set(runtimes.LABELS) == set(runtimes.NAMES)
+def test_every_runtime_is_in_the_catalogue():
+    assert runtimes.NAMES == tuple(catalogue.RUNTIMES)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_runtime_that_is_not_installed_says_what_to_install(monkeypatch, runtime):
+    monkeypatch.setitem(sys.modules, runtime, None)  # how Python marks a module that cannot be imported
+    with pytest.raises(ModuleNotFoundError, match=f"^{runtime} is not installed: pip install {runtime}$"):
+        prepare(net(), X, runtime, 1)
+    assert prepare(net(), X, "eager", 1).max_difference == 0, "and the others run"
 
 
 def test_unknown_runtime_names_those_there_are():

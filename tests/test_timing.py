@@ -225,6 +225,15 @@ def test_threads_are_set_for_the_run_and_set_back(clock, end):
     assert measure({"a": clock.takes(1)}, rounds=1).threads[0] == before
 
 
+def test_what_lives_at_the_first_measurement_is_exempt_from_collection_once(clock, monkeypatch):
+    frozen = []
+    monkeypatch.setattr(timing.gc, "freeze", lambda: frozen.append(clock.now))
+    timing._freeze_once.cache_clear()
+    for _ in range(2):
+        measure({"a": clock.takes(1)}, rounds=1)
+    assert frozen == [0.0], "before the first call, and never again"
+
+
 def test_an_accelerator_is_waited_for(clock, monkeypatch):
     """On cuda, work is queued: the clock may only be read when it is done."""
     queue = []
@@ -278,7 +287,7 @@ def test_real_time():
     small, large = (nn.Linear(n, n) for n in (128, 1024))
     run = timing.inference(large, torch.randn(64, 1024))
     assert run().is_inference()
-    frame = measure({"small": timing.inference(small, torch.randn(64, 128)), "large": run}, rounds=5)
+    frame = measure({"small": timing.inference(small, torch.randn(64, 128)), "large": run}, threads=1, rounds=5)
     assert ratio(frame, "large", "small").value > 3
 
 

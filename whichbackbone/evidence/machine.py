@@ -20,8 +20,9 @@ PACKAGES = ("torch", "timm", "onnxruntime", "openvino", "numpy", "scipy", "sciki
 # Instruction sets that decide how fast a CPU multiplies; the rest of the flags tell a reader of timings nothing.
 TELLING_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "sve", "bf16",
                  "i8mm")  # fmt: skip
-# Brands that name several processors, seen on virtual machines: a model number is what tells them apart.
-MODEL_NUMBER = re.compile(r"\d{3,}|\bm\d\b", re.IGNORECASE)
+# A brand without a model number names several processors, as on many virtual machines. Model numbers look like 8259CL,
+# 7B13 or M2; QEMU's E312xx stands for a series.
+MODEL_NUMBER = re.compile(r"\d{3,}(?!\d*xx)|\b\d[a-z]\d\d\b|\bm\d+\b", re.IGNORECASE)
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -190,11 +191,14 @@ def installed_version(package: str) -> str:
 
 
 def accelerator() -> str:
-    """Name of the first CUDA device, "MPS" on Apple silicon, or "none"; asked of the system, not of torch."""
+    """Name of the first CUDA device, "MPS" on Apple silicon, or "none"; asked of the system, not of torch.
+
+    A card that this process cannot use (its torch is for the CPU, or CUDA_VISIBLE_DEVICES hides all cards) is none.
+    """
     if platform.system() == "Darwin" and platform.machine() == "arm64":
         return "MPS"
-    if installed_version("torch").endswith("+cpu"):
-        return "none"  # a card may be there, but this torch cannot use it
+    if installed_version("torch").endswith("+cpu") or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "none"
     ask = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     try:
         told = subprocess.run(ask, capture_output=True, text=True, timeout=20, check=True).stdout.strip()

@@ -1,28 +1,28 @@
 """Architecture search by evolution (NSGA-II, Deb et al. 2002) for two objectives, several searches in step.
 
-Searches that advance together hand their populations over as one batch, so that all cores have work. What a search
-proposes follows from its seed and from the values it was told, and from nothing else: when these come from a store
-(:mod:`whichbackbone.experiments.sweep`), a search that was interrupted and is started again repeats its stored trials
-without computing them, and goes on with the first one that is missing, to the same end as if nothing had happened.
+Searches that advance together hand their populations over as one batch, so that all cores have work. The proposals of a
+search depend only on its seed and on the errors it was given. If the errors come from a store
+(:mod:`whichbackbone.experiments.sweep`), an interrupted search that is started again reads its stored trials, computes
+the missing ones, and ends as if it had not been interrupted.
 """
 
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # its progress bar asks for ipywidgets, which nothing here needs
-    import optuna
+from whichbackbone.optional import needs
 
 Choices = Mapping[str, Sequence]  # name of a decision -> what there is to choose from
 Architecture = dict[str, object]  # name of a decision -> the choice
 
 
 def size(space: Choices) -> int:
-    """Number of architectures in a space."""
+    """Return the number of architectures in a space."""
     return int(np.prod([len(options) for options in space.values()], dtype=object))
 
 
@@ -35,12 +35,13 @@ def run(
     generations: int,
     population: int = 8,
 ) -> pd.DataFrame:
-    """Search for small error and small cost: one search for each cost and seed, all in step.
+    """Search for small error and small cost, with one search for each cost and seed, all in step.
 
     Args:
         space: see `Choices`; the options of one decision are numbers, strings, booleans or None, and distinct.
-        errors: the errors of a batch of different architectures, in order; called once a generation.
-        costs: name -> cost of one architecture. Searches of one seed start from the same population whatever the cost.
+        errors: gives the errors of a batch of different architectures, in order; it is called once a generation.
+        costs: name -> function that gives the cost of one architecture. Searches of one seed start from the same
+            population whatever the cost.
         seeds: of the searches.
         generations: including the first, which is random.
         population: architectures in each generation of each search.
@@ -50,7 +51,8 @@ def run(
         propose an architecture again.
 
     Raises:
-        ValueError: for a space or a number with nothing to search, or if `errors` gives too few or not a number.
+        ValueError: if there is nothing to search, or if `errors` gives too few values or not a number.
+        ModuleNotFoundError: if Optuna is not installed.
     """
     if empty := [name for name, options in space.items() if not len(options)]:
         raise ValueError(f"nothing to choose for {', '.join(empty)}: expected at least one option")
@@ -59,8 +61,8 @@ def run(
             f"nothing to search: {len(space)} decisions, {len(costs)} costs, {len(seeds)} seeds, {generations} "
             f"generations of {population}: expected at least one each, and a population of 2"
         )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    studies = {(name, seed): _study(seed, population) for name in costs for seed in seeds}
+    optuna = _optuna()
+    studies = {(name, seed): _study(optuna, seed, population) for name in costs for seed in seeds}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         choices = {n: optuna.distributions.CategoricalDistribution(tuple(o)) for n, o in space.items()}
@@ -78,9 +80,10 @@ def run(
 
 
 def front(cost: Sequence[float], error: Sequence[float]) -> np.ndarray:
-    """Mask of the points that no other one beats in one of the two without being worse in the other.
+    """Return the mask, bool (n,), of the points on the Pareto front of least cost and least error, each (n,).
 
-    Of equal points the first is kept.
+    A point is off the front if another one is better in one of the two and not worse in the other. Of equal points the
+    first is on it.
     """
     cost, error = np.asarray(cost, float), np.asarray(error, float)
     keep, best = np.zeros(len(cost), bool), np.inf
@@ -90,20 +93,36 @@ def front(cost: Sequence[float], error: Sequence[float]) -> np.ndarray:
 
 
 def attained(cost: Sequence[float], value: Sequence[float], budgets: Sequence[float]) -> np.ndarray:
-    """The highest value among the points that cost at most each budget; nan where none does."""
+    """Return for each budget the highest value, (budgets,), of the points that cost at most so much; nan if none does.
+
+    ``cost`` and ``value`` are (n,).
+    """
     cost, value = np.asarray(cost, float), np.asarray(value, float)
     within = cost[None] <= np.asarray(budgets, float)[:, None]
     best = np.where(within, value[None], -np.inf).max(axis=1)
     return np.where(np.isfinite(best), best, np.nan)
 
 
-def _study(seed: int, population: int) -> optuna.Study:
+def _optuna() -> ModuleType:
+    """Import Optuna without its warnings: its progress bar asks for ipywidgets, which nothing here needs."""
+    with warnings.catch_warnings(), needs("optuna"):
+        warnings.simplefilter("ignore")
+        import optuna
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _study(optuna: ModuleType, seed: int, population: int) -> Any:
+    """Start one search for two objectives; returns an ``optuna.Study``."""
     sampler = optuna.samplers.NSGAIISampler(population_size=population, seed=seed)
     return optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
 
 
 def _evaluate(errors: Callable, architectures: Sequence[Architecture]) -> dict[str, float]:
-    """Errors by architecture, each asked for once."""
+    """Return the errors by architecture (as text), each asked for once.
+
+    Raises ``ValueError`` if ``errors`` gives too few values or not a number.
+    """
     distinct = {_text(architecture): dict(architecture) for architecture in architectures}
     found = [float(error) for error in errors(list(distinct.values()))]
     if len(found) != len(distinct) or not np.isfinite(found).all():
@@ -115,4 +134,5 @@ def _evaluate(errors: Callable, architectures: Sequence[Architecture]) -> dict[s
 
 
 def _text(architecture: Architecture) -> str:
+    """Return an architecture as text that does not depend on the order of its decisions."""
     return json.dumps(architecture, sort_keys=True)

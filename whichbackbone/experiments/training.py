@@ -1,7 +1,7 @@
 """One fit loop for every live experiment: stochastic gradient descent under a one-cycle schedule.
 
-The recipe is the same for all that are compared, since a recipe can move accuracy more than an architecture does.
-What is random follows from the seed; what is measured says in which mode it was measured.
+All nets of a comparison get the same recipe, since a recipe can move accuracy more than an architecture does.
+Everything random follows from the seed. Each measured column says in which mode the net was.
 """
 
 import copy
@@ -20,7 +20,7 @@ from whichbackbone.experiments.datasets import Images
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss became infinite or not a number."""
 
 
 class OutOfMemory(MemoryError):
@@ -47,14 +47,14 @@ def fit(
 ) -> pd.DataFrame:
     """Train `model` in place and return its history, one row per epoch.
 
-    SGD, Nesterov momentum 0.9 (or AdamW); the learning rate rises to `lr` over the first 30 % of the steps, then falls
-    along a cosine to nothing. Only parameters that require a gradient are trained. `seed` orders the images and drives
-    dropout; the starting weights are the caller's: build the model after `torch.manual_seed`. Repeats bit by bit on one
-    machine with one thread.
+    The optimizer is SGD with Nesterov momentum 0.9, or AdamW. The learning rate rises to `lr` over the first 30 % of
+    the steps, then falls along a cosine to nothing. Only parameters that require a gradient are trained. `seed` orders
+    the images and drives dropout, but draws no weights: build the model after `torch.manual_seed`. With one thread, a
+    run repeats bit by bit on the same machine.
 
     Args:
         model: takes (B, C, H, W) float images (see `batch_of`), gives (B, K) logits.
-        train: images to train on; an incomplete last batch is left out (batch norm of few images is noise).
+        train: images to train on; an incomplete last batch is skipped (batch norm of few images is noise).
         test: images for `test_error`.
         epochs: passes over `train`; the schedule is stretched over all of them.
         lr: the highest learning rate.
@@ -64,13 +64,13 @@ def fit(
         threads: torch threads on the CPU while this runs.
         watched: number of training images, the first ones, on which `train_error` is measured.
         optimizer: "sgd" or "adamw".
-        rates: discriminative learning rates: what a parameter's name begins with -> factor on `lr`; the first that fits
-            counts, and 0 freezes.
-        average: decay of an exponential average of the weights over the steps, 0 for none. What is measured, and what
-            the model holds in the end, is then the average.
-        freeze_norms: batch norms keep their running statistics, and use them, while all else trains.
-        copies: `train` holds every image in this many versions (flips, say): n images, then the same n again, and so
-            on. An epoch takes one version of each, at random.
+        rates: discriminative learning rates: the beginning of a parameter's name -> factor on `lr`. The first beginning
+            that fits counts, and a factor of 0 freezes.
+        average: decay of an exponential average of the weights over the steps, 0 for none. The averaged weights are
+            then measured, and the model holds them in the end.
+        freeze_norms: batch norms use and keep their running statistics while everything else trains.
+        copies: `train` holds every image in this many versions (flips, say): n images in one version, then all n in the
+            next, and so on. An epoch takes one version of each image, at random.
 
     Returns:
         epoch (from 1); train_loss and running_error over the epoch, in training mode, while the weights move;
@@ -95,7 +95,7 @@ def fit(
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)
     measured = averaged.module if averaged else model
     history = []
-    with _settled(seed, threads):
+    with _seeded(seed, threads):
         for epoch in range(1, epochs + 1):
             start, loss_sum, wrong = time.perf_counter(), 0.0, 0.0
             model.train()
@@ -133,7 +133,13 @@ def fit(
 
 @torch.inference_mode()
 def error(model: nn.Module, data: Images, batch: int = 125) -> float:
-    """Fraction of `data` that `model` gets wrong, in evaluation mode; the model's mode is left as it was."""
+    """Return the fraction of `data` that `model` gets wrong in evaluation mode; the model's mode is set back.
+
+    Args:
+        model: see `fit`.
+        data: images with their labels.
+        batch: images in one forward pass.
+    """
     training = model.training
     model.eval()
     parts = (batch_of(model, data[i : i + batch]) for i in range(0, len(data), batch))
@@ -143,9 +149,9 @@ def error(model: nn.Module, data: Images, batch: int = 125) -> float:
 
 
 def batch_of(model: nn.Module, data: Images) -> tuple[Tensor, Tensor]:
-    """Images as float in [-1, 1] and their labels, on the device of the model.
+    """Return images, float (B, C, H, W) in [-1, 1], and their labels, both on the device of the model.
 
-    What is not of bytes is taken as it is: the activations of a frozen part, computed before.
+    Images that are not uint8 (activations that a frozen part gave) are only turned into float.
     """
     device = next(model.parameters()).device
     x = data.images.to(device)
@@ -154,10 +160,10 @@ def batch_of(model: nn.Module, data: Images) -> tuple[Tensor, Tensor]:
 
 
 def gradient_norms(model: nn.Module, x: Tensor, y: Tensor) -> pd.DataFrame:
-    """How much of the gradient of the loss on one batch reaches each layer, from the input to the output.
+    """Measure how much of the gradient of the loss on one batch reaches each layer.
 
-    Measured in training mode, where batch norm uses the batch, on a copy: the model is left as it was. Batch norms are
-    not listed: the weights that they scale are.
+    A copy of the model does it, in training mode, where batch norm uses the batch. Batch norms are not listed, but the
+    weights that they scale are.
 
     Args:
         model: as for `fit`.
@@ -165,7 +171,7 @@ def gradient_norms(model: nn.Module, x: Tensor, y: Tensor) -> pd.DataFrame:
         y: (B,) classes or (B, K) probabilities.
 
     Returns:
-        one row per convolution and linear layer that is trained, in the order of definition: layer (its name),
+        One row per convolution and linear layer that is trained, in the order of definition: layer (its name),
         gradient and weight (L2 norms).
     """
     model = copy.deepcopy(model).train()
@@ -182,13 +188,16 @@ def gradient_norms(model: nn.Module, x: Tensor, y: Tensor) -> pd.DataFrame:
 
 
 def _order(images: int, copies: int) -> Tensor:
-    """All images in random order, each in one of its versions."""
+    """Return the positions of all images in random order, int64 (images,), each in one of its versions."""
     order = torch.randperm(images)
     return order if copies == 1 else order + images * torch.randint(copies, (images,))
 
 
 def _groups(model: nn.Module, lr: float, weight_decay: float, rates: Mapping[str, float]) -> list[dict]:
-    """Parameters to train, grouped by their learning rate. ValueError for a name in ``rates`` that begins nothing."""
+    """Group the parameters to train by their learning rate, as optimizers take them.
+
+    Raises ``ValueError`` if no parameter's name begins with a key of ``rates``.
+    """
     by_rate, used = {}, set()
     for name, p in model.named_parameters():
         prefix = next((prefix for prefix in rates if name.startswith(prefix)), None)
@@ -202,6 +211,7 @@ def _groups(model: nn.Module, lr: float, weight_decay: float, rates: Mapping[str
 
 
 def _optimizer(name: str, groups: list[dict], lr: float) -> torch.optim.Optimizer:
+    """Return the optimizer of this name; raise ``ValueError`` for an unknown one."""
     if name == "sgd":
         return torch.optim.SGD(groups, lr, momentum=0.9, nesterov=True)
     if name == "adamw":
@@ -210,18 +220,20 @@ def _optimizer(name: str, groups: list[dict], lr: float) -> torch.optim.Optimize
 
 
 def _freeze_norms(model: nn.Module) -> None:
+    """Put batch norms in evaluation mode, which every ``model.train()`` undoes."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.eval()
 
 
 def _out_of_memory(failure: BaseException) -> bool:
+    """Whether an exception says that memory was short, on a CPU or on an accelerator."""
     texts = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(failure, MemoryError | torch.OutOfMemoryError) or any(t in str(failure) for t in texts)
 
 
 def _advice(model: nn.Module, data: Images) -> str:
-    """One line that says which batch fits in memory: halved until a step of training goes through."""
+    """Halve the batch until a step of training fits in memory, and say in one line which batch does."""
     fits = batch = len(data)
     while fits > 1:
         fits //= 2
@@ -237,14 +249,14 @@ def _advice(model: nn.Module, data: Images) -> str:
 
 
 def _wrong(logits: Tensor, y: Tensor) -> int:
-    """Number of rows whose largest logit is not the (most probable) class."""
+    """Count the rows of logits (B, K) whose largest is not the class, (B,), or the most probable one, (B, K)."""
     classes = y if y.ndim == 1 else y.argmax(1)
     return (logits.argmax(1) != classes).sum().item()
 
 
 @contextmanager
-def _settled(seed: int, threads: int) -> Iterator[None]:
-    """Seed torch and fix its threads, and put both back afterwards."""
+def _seeded(seed: int, threads: int) -> Iterator[None]:
+    """Seed torch and set its threads, as long as the context lasts; both are set back afterwards."""
     before = torch.get_num_threads()
     with torch.random.fork_rng():
         torch.manual_seed(seed)

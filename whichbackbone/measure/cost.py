@@ -1,9 +1,9 @@
 """What a model costs on paper: parameters, MACs, activations and bytes moved, layer by layer.
 
-One convention, stated once. **MACs**: multiply-accumulates of convolutions and linear layers at the stated input size,
-batch 1; FLOPs = 2 x MACs. **Activations**: elements output by convolutions (RegNet, section 3.3). **Bytes moved**: each
-layer reads its input and its weights and writes its output once, in fp32; what a cache or a fused kernel saves, and
-what an unfused one repeats, is the difference between this and reality.
+The study counts in one way. **MACs** are the multiply-accumulates of convolutions and linear layers at the stated input
+size, batch 1; FLOPs = 2 x MACs. **Activations** are the elements that convolutions output (RegNet, section 3.3).
+**Bytes moved** assume that each layer reads its input and its weights and writes its output once, in fp32; caches and
+fused kernels move fewer, unfused ones more.
 """
 
 from collections.abc import Iterator
@@ -32,21 +32,22 @@ _ACTIVATIONS = tuple(
 
 
 def layers(model: nn.Module, input_size: int | tuple[int, ...] = 224) -> pd.DataFrame:
-    """One row per layer in the order of execution, at batch 1.
+    """Count each layer of a model, in the order of execution, at batch 1.
 
     Args:
-        model: any image model; it runs on shapes only (torch's meta device), so this takes no compute and no memory.
+        model: any image model; it is run on shapes only (torch's meta device), without computing or using memory.
         input_size: side in pixels of an RGB image, or (channels, height, width).
 
     Returns:
-        Columns name, kind (one of ``KINDS``), in_shape, out_shape, kernel, stride, groups, macs, params, activations
-        (of convolutions; else 0), bytes_moved.
+        One row per layer: name, kind (one of ``KINDS``), in_shape, out_shape, kernel, stride, groups, macs, params,
+        activations (0 unless it is a convolution), bytes_moved.
 
-    Raises ``ValueError`` when ``input_size`` is no size, or one that the model does not run on.
+    Raises:
+        ValueError: if ``input_size`` is no size, or one that the model does not run on.
     """
     rows, shape = [], _shape(input_size)
     try:
-        with _watched(model, rows), torch.inference_mode():
+        with _record_layers(model, rows), torch.inference_mode():
             _forward_on_meta(model, shape)
     except RuntimeError as error:
         raise ValueError(f"{type(model).__name__} does not run on an input of {shape}: {error}") from error
@@ -55,22 +56,22 @@ def layers(model: nn.Module, input_size: int | tuple[int, ...] = 224) -> pd.Data
 
 
 def total(model: nn.Module, input_size: int | tuple[int, ...] = 224) -> SimpleNamespace:
-    """``params`` (all parameters of the model), ``macs`` and ``activations`` of one image."""
+    """Return ``params`` (all of the model's), ``macs`` and ``activations`` of one image; see `layers`."""
     rows = layers(model, input_size)
     params = sum(p.numel() for p in model.parameters())
     return SimpleNamespace(params=params, macs=int(rows.macs.sum()), activations=int(rows.activations.sum()))
 
 
 def intensity(rows: pd.DataFrame) -> pd.Series:
-    """Arithmetic intensity of each layer in FLOPs per byte: the x axis of a roofline."""
+    """Return the arithmetic intensity of each layer of `layers`, in FLOPs per byte: the x axis of a roofline."""
     return 2 * rows["macs"] / rows["bytes_moved"]
 
 
 def kind_of(layer: nn.Module) -> str | None:
-    """The kind of a layer, or ``None`` for a module that is none (a container, an identity, dropout).
+    """Return the kind of a layer (one of ``KINDS``), or ``None`` for a container, an identity or dropout.
 
-    A convolution is pointwise when its kernel is 1x1 and it is not grouped; depthwise when every input channel is a
-    group of its own; grouped in between; else full.
+    An ungrouped convolution is pointwise if its kernel is 1x1, else full. A grouped one is depthwise if every input
+    channel is a group of its own, else grouped.
     """
     if isinstance(layer, _ConvNd):
         if layer.groups == 1:
@@ -83,6 +84,7 @@ def kind_of(layer: nn.Module) -> str | None:
 
 
 def _row(name: str, layer: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[str, object]:
+    """Return the row of `layers` for a layer that turned ``x`` into ``y``."""
     params = sum(p.numel() for p in layer.parameters(recurse=False))
     macs = 0
     if isinstance(layer, _ConvNd):
@@ -106,8 +108,11 @@ def _row(name: str, layer: nn.Module, x: torch.Tensor, y: torch.Tensor) -> dict[
 
 
 @contextmanager
-def _watched(model: nn.Module, rows: list) -> Iterator[None]:
-    """Hooks that append a row when a layer runs. A layer that runs twice counts twice, its parameters once."""
+def _record_layers(model: nn.Module, rows: list) -> Iterator[None]:
+    """Append a row when a layer runs, as long as the context lasts. A layer that runs twice has two rows.
+
+    Its parameters count in the first row only.
+    """
     seen, handles = set(), []
 
     def hook(name: str):
@@ -129,6 +134,7 @@ def _watched(model: nn.Module, rows: list) -> Iterator[None]:
 
 
 def _forward_on_meta(model: nn.Module, shape: tuple[int, int, int]) -> None:
+    """Run a model in eval mode on one image (channels, height, width) without numbers; its mode is set back."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     shadows = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     was_training = [m for m in model.modules() if m.training]
@@ -141,6 +147,7 @@ def _forward_on_meta(model: nn.Module, shape: tuple[int, int, int]) -> None:
 
 
 def _shape(size: int | tuple[int, ...]) -> tuple[int, int, int]:
+    """Return (channels, height, width) of an ``input_size``; raise ``ValueError`` if it is none."""
     shape = (3, size, size) if isinstance(size, Integral) else size
     sides = [n for n in shape if isinstance(n, Integral) and n > 0] if isinstance(shape, tuple | list) else []
     if len(sides) != 3 or len(shape) != 3:

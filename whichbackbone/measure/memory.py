@@ -1,7 +1,7 @@
-"""Peak memory of live tensors during a call: what the framework must hold, whatever the allocator makes of it."""
+"""Peak memory of live tensors during a call: what the framework must hold, whatever more the allocator takes."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -10,11 +10,15 @@ from torch.utils._pytree import tree_iter
 
 
 def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
-    """Largest number of bytes held by tensors that ``call()`` itself created, at any moment of the call.
+    """Return the largest number of bytes that tensors created by ``call()`` hold at any moment of the call.
 
-    What existed before (weights, inputs) is not counted; add it. On CUDA this is the caching allocator's figure, and
-    includes kernel workspaces. On CPU and MPS it is the sum over live tensor storages, followed operator by operator,
-    so it is the same on every machine; workspaces inside an operator are not seen.
+    Tensors that existed before (weights, inputs) do not count. On CUDA the caching allocator gives the figure, which
+    includes kernel workspaces. On CPU and MPS it is the sum over live tensor storages, followed operator by operator:
+    the same on every machine, without workspaces inside an operator.
+
+    Args:
+        call: takes no argument.
+        device: ``cpu``, ``cuda`` or ``mps``.
     """
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
@@ -30,13 +34,13 @@ def peak_bytes(call: Callable[[], object], device: str = "cpu") -> int:
 
 @torch.inference_mode()
 def forward_mb(model: nn.Module, x: torch.Tensor) -> float:
-    """MB (1e6 bytes) held at the peak of a forward pass of ``model`` on ``x``: weights, buffers, live activations."""
+    """Return the MB (1e6 bytes) of weights, buffers and live activations at the peak of a forward pass on ``x``."""
     held = sum(tensor.nbytes for tensor in model.state_dict().values())
     return (held + peak_bytes(lambda: model(x), x.device.type)) / 1e6
 
 
 class _LiveStorages(TorchDispatchMode):
-    """Adds a storage when an operator first returns it, subtracts it when it is freed."""
+    """Add up live storages: each from when an operator first returns it until it is freed."""
 
     def __init__(self):
         super().__init__()
@@ -57,6 +61,7 @@ class _LiveStorages(TorchDispatchMode):
         return result
 
     def _entry(self, tensor: torch.Tensor, size: int) -> tuple[int, weakref.ref]:
+        """Return the key of a tensor's storage, and a reference that subtracts ``size`` bytes when it is freed."""
         storage = tensor.untyped_storage()
         key = storage._cdata
 
@@ -67,5 +72,6 @@ class _LiveStorages(TorchDispatchMode):
         return key, weakref.ref(storage, freed)
 
 
-def _tensors(tree: object):
+def _tensors(tree: object) -> Iterator[torch.Tensor]:
+    """Give each tensor of nested containers."""
     return (leaf for leaf in tree_iter(tree) if isinstance(leaf, torch.Tensor))
