@@ -4,12 +4,11 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pandas as pd
 import pytest
 from project import ROOT
 
-from whichbackbone.evidence import chooser
+from whichbackbone.evidence import chooser, intervals, machine
 
 
 def test_limits_are_kept_and_what_breaks_them_says_why():
@@ -24,7 +23,8 @@ def test_limits_are_kept_and_what_breaks_them_says_why():
 
 def test_every_number_says_what_it_rests_on():
     here, there = chooser.choose(), chooser.choose(hardware="gpu")
-    assert here.evidence.str.contains("ms measured here").all() and there.evidence.str.contains("ms published").all()
+    assert here.evidence.str.contains("ms measured (?:here|on )").all()
+    assert there.evidence.str.contains("ms published").all()
     unknown = here[here.top1.isna()]
     assert not unknown.fits.any() and unknown.reason.str.contains("not ranked").all()
 
@@ -52,12 +52,29 @@ def test_nets_that_cannot_be_told_apart_share_a_rank():
     assert ranks([80.0, 79.9, 79.0], [9.0, 9.5, 19.0], [11.0, 11.0, 21.0]) == [1, 1, 3]
     assert ranks([80.0, 79.0, 78.0], [9.0, 9.5, 19.0], [11.0, 11.0, 21.0]) == [1, 2, 3]  # accuracy tells
     assert ranks([80.0, 79.9, 79.0], [9.9, 10.1, 19.0], [10.0, 10.3, 21.0]) == [1, 2, 3]  # time tells
-    assert 0.4 < chooser.noise(80) < 0.6
+    assert 0.4 < intervals.test_set_noise(80, chooser.VALIDATION_IMAGES) < 0.6
 
 
-def test_the_front_is_what_nothing_beats():
-    assert list(chooser.on_front(pd.Series([2, 3, 4, 5]), pd.Series([1, 3, 2, 5]))) == [True, True, False, True]
-    assert list(chooser.on_front(pd.Series([2, 2, np.nan]), pd.Series([1, 3, 9]))) == [False, True, False]
+def test_here_is_said_of_this_machine_alone(monkeypatch):
+    owner = chooser.choose().attrs["machine"]
+    monkeypatch.setattr(machine, "slug", lambda here=None: owner)
+    mine = chooser.choose()
+    assert mine.evidence.str.contains("measured here").all() and "not on this machine" not in mine.attrs["advice"]
+    monkeypatch.setattr(machine, "slug", lambda here=None: "a-laptop-4-cores")
+    other = chooser.choose()
+    assert other.evidence.str.contains(f"measured on {owner}").all() and owner in other.attrs["advice"]
+    assert "not on this machine: ./run_all.sh --only 09" in other.attrs["advice"]
+    assert chooser.choose(hardware="gpu").attrs["machine"] == ""
+
+
+def test_the_command_needs_no_torch_and_no_second():
+    code = ("import sys, runpy; sys.argv = ['whichbackbone', 'choose', '--latency-ms', '60']\n"
+            "try: runpy.run_module('whichbackbone', run_name='__main__')\n"
+            "except SystemExit as end: assert end.code in (0, 1), end.code\n"
+            "loaded = {'torch', 'timm', 'openvino', 'onnxruntime', 'matplotlib'} & set(sys.modules)\n"
+            "assert not loaded, loaded")  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -72,7 +89,7 @@ def test_the_front_is_what_nothing_beats():
         (dict(batch=0), "batch 0"),
         (dict(runtime="steam"), "no time of runtime 'steam' on cpu: choose one of eager"),
         (dict(runtime="openvino", hardware="gpu"), "no time of runtime 'openvino' on gpu"),
-        (dict(runtime="onnxruntime", batch=4), "no time of runtime 'onnxruntime' for a batch was measured here"),
+        (dict(runtime="onnxruntime", batch=4), "no time of runtime 'onnxruntime' for a batch was measured"),
         (dict(task="transfer", pretrained=False), "training from scratch"),
         (dict(hardware="phone", batch=2), "on a phone"),
         (dict(task="detection", hardware="gpu"), "ask for hardware 'cpu'"),

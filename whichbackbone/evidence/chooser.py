@@ -1,6 +1,6 @@
 """Which backbone? :func:`choose` ranks the nets of the study for a task, a device and its limits, and says why.
 
-Every number carries its evidence: measured here (notebook 09's tables of this machine), published
+Every number carries its evidence: measured (notebook 09's tables, of the machine that is named), published
 (``data/published_*.csv``), or missing. Nothing is estimated: a net whose number is missing is listed, not ranked.
 """
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from whichbackbone.evidence import catalogue, published, store
+from whichbackbone.evidence import catalogue, intervals, published, store
+from whichbackbone.evidence import machine as this
 from whichbackbone.evidence.catalogue import DENSE, TASKS
 
 HARDWARE = ("cpu", "gpu", "phone")
@@ -90,7 +91,7 @@ def choose(
     Args:
         task: classification; transfer (fine-tuning on a small data set); detection or segmentation, which need feature
             maps of larger images.
-        hardware: cpu (measured here), gpu (published, images/s at large batches turned into ms an image), phone
+        hardware: cpu (measured), gpu (published, images/s at large batches turned into ms an image), phone
             (published).
         latency_ms: longest time of an image; at batch 1 the latency, else the time of a batch over its images.
         batch: images at a time.
@@ -105,8 +106,8 @@ def choose(
     Returns:
         One row a net: rank (those that cannot be told apart share one; nan for what does not fit), name (timm's), size
         (pixels), top1 (%), ms, low_ms, high_ms (an image; 95 % interval, nan where published), how (it was timed),
-        params_m, memory_mb, fits, reason (in words), evidence (behind top1, ms and memory). ``frame.attrs["advice"]``
-        is one paragraph.
+        params_m, memory_mb, fits, reason (in words), evidence (behind top1, ms and memory). ``frame.attrs``:
+        ``advice``, one paragraph; ``machine`` and ``run`` of the times, "" where they are published.
 
     Raises:
         ValueError: for an unknown task, hardware, runtime or machine, and for limits that make no sense.
@@ -116,6 +117,8 @@ def choose(
     if machine is not None and machine not in store.machines(output):
         raise ValueError(f"no results of a machine {machine!r}: there are {', '.join(store.machines(output))}")
     times = {"cpu": _cpu, "gpu": _gpu, "phone": _phone}[hardware](wish, output, machine)
+    owner = times.attrs.get("machine", "")
+    whose = "here" if owner == this.slug() else f"on {owner}"
     known = accuracy(pretrained)
     if task in DENSE:  # the net sees other sizes there; what it learned, it learned on ImageNet at its own size
         known = known.drop_duplicates("name").drop(columns="size")
@@ -126,27 +129,21 @@ def choose(
     frame = frame.sort_values(["fits", "top1", "ms"], ascending=[False, False, True], ignore_index=True)
     frame["rank"] = _ranks(frame)
     frame.loc[frame.fits, "reason"] = [_praise(row, frame) for row in frame[frame.fits].itertuples()]
-    frame["evidence"] = [_evidence(row) for row in frame.itertuples()]
+    frame["evidence"] = [_evidence(row, whose) for row in frame.itertuples()]
     frame = frame[COLUMNS]
-    frame.attrs["advice"] = _advice(frame, wish, times)
+    frame.attrs |= {"machine": owner, "run": times.attrs.get("run", ""), "advice": _advice(frame, wish, times)}
     return frame
-
-
-def on_front(price: pd.Series, gain: pd.Series) -> pd.Series:
-    """True where no other one costs less or as much and gains more, or costs less and gains as much."""
-    pairs = list(zip(price, gain, strict=True))
-    beaten = [any((p <= x and g > y) or (p < x and g >= y) for p, g in pairs) for x, y in pairs]
-    return ~pd.Series(beaten, index=price.index, dtype=bool) & price.notna() & gain.notna()
 
 
 # ----------------------------------------------------------------------------------------------------------- evidence
 
 
 def _cpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
-    """name, size, ms, low_ms, high_ms of an image, how: measured here, the fastest of the runtimes asked for."""
+    """name, size, ms, low_ms, high_ms of an image, how: measured, the fastest of the runtimes asked for."""
     if wish.task in DENSE:
         return _feature_maps(output, machine)
     rows = store.latest("09_speed_critique", "latency" if wish.batch == 1 else "throughput", output, machine)
+    whose = rows.attrs
     rows = rows.assign(runtime=rows.layout.map({"NCHW": "eager", "channels-last": "channels_last"}))
     if wish.batch == 1:
         more = store.latest("09_speed_critique", "runtimes", output, machine)
@@ -157,30 +154,34 @@ def _cpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
     best = rows[rows.status == "ok"].sort_values("median_ms").drop_duplicates("label")
     if best.empty:
         images = "single images" if wish.batch == 1 else "a batch"
-        raise ValueError(f"no time of runtime {wish.runtime!r} for {images} was measured here: leave the runtime out")
+        raise ValueError(f"no time of runtime {wish.runtime!r} for {images} was measured: leave the runtime out")
     name = best.label.str.partition("@")
-    return pd.DataFrame({
+    times = pd.DataFrame({
         "name": name[0],
         "size": pd.to_numeric(name[2], errors="coerce").fillna(224).astype(int),
         **{new: best[old] / best.batch for new, old in _TIMES.items()},
         "how": best.runtime.map(catalogue.RUNTIMES) + ", batch " + best.batch.astype(str),
     }).reset_index(drop=True)  # fmt: skip
+    times.attrs = whose
+    return times
 
 
 _TIMES = {"ms": "median_ms", "low_ms": "low_ms", "high_ms": "high_ms"}
 
 
 def _feature_maps(output: str, machine: str | None) -> pd.DataFrame:
-    """The same for feature maps at strides 4 to 32 of the smallest size that notebook 14 timed."""
+    """Times on this machine of feature maps at strides 4 to 32, at the smallest size that notebook 14 timed."""
     rows = store.latest("14_which_backbone", "features", output, machine)
     rows = rows[(rows.status == "ok") & (rows.pixels > 224)]
     rows = rows[rows.pixels == rows.pixels.min()]
-    times = {new: rows[old] for new, old in _TIMES.items()}
-    return pd.DataFrame({"name": rows.model, "size": rows.pixels, **times, "how": "feature maps, eager, batch 1"})
+    columns = {new: rows[old] for new, old in _TIMES.items()}
+    times = pd.DataFrame({"name": rows.model, "size": rows.pixels, **columns, "how": "feature maps, eager, batch 1"})
+    times.attrs = rows.attrs
+    return times
 
 
 def _gpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
-    """The same from published images/s."""
+    """Times on a GPU, from published images/s: for each net and size the fastest runtime that the wish allows."""
     rows = []
     for runtime, (device, precision) in GPU.items():
         if wish.runtime in (None, runtime):
@@ -193,7 +194,7 @@ def _gpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
 
 
 def _phone(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
-    """The same from published latencies; the newest text where two give one."""
+    """Times on a phone, from published latencies: for each net and size that of the newest text."""
     rows = published.speed(unit="ms", kind="infer", precision="float", device_id=PHONES, source_id=PHONE_SOURCES)
     rows = rows.dropna(subset=["timm_name", "img_size"]).assign(ms=rows.images_per_s_or_ms)
     best = rows.sort_values("source_id", key=lambda ids: ids.map(PHONE_SOURCES.index), kind="stable")
@@ -268,16 +269,11 @@ def _ranks(frame: pd.DataFrame) -> list[float]:
         if not row.fits:
             ranks.append(math.nan)
             continue
-        tied = leader is not None and leader.top1 - row.top1 <= noise(leader.top1) and _same_time(leader, row)
+        noise = intervals.test_set_noise(leader.top1, VALIDATION_IMAGES) if leader else 0
+        tied = leader is not None and leader.top1 - row.top1 <= noise and _same_time(leader, row)
         ranks.append(ranks[-1] if tied else float(place))
         leader = leader if tied else row
     return ranks
-
-
-def noise(top1: float) -> float:
-    """Points by which two accuracies on ImageNet's validation set may differ by its finite size alone (95 %)."""
-    p = top1 / 100
-    return 196 * math.sqrt(2 * p * (1 - p) / VALIDATION_IMAGES)
 
 
 def _same_time(a, b) -> bool:
@@ -297,8 +293,9 @@ def _praise(row, frame: pd.DataFrame) -> str:
     return "; ".join(words)
 
 
-def _evidence(row) -> str:
-    time = f"ms {'published' if math.isnan(row.low_ms) else 'measured here'} ({row.how})"
+def _evidence(row, whose: str) -> str:
+    """What stands behind top1, ms and memory; ``whose`` measured the time."""
+    time = f"ms {'published' if math.isnan(row.low_ms) else f'measured {whose}'} ({row.how})"
     top1 = "top1 missing" if math.isnan(row.top1) else f"top1 published ({row.of})"
     return f"{top1}; {time}; memory {'missing' if math.isnan(row.memory_mb) else 'counted, batch 1'}"
 
@@ -307,7 +304,7 @@ def _advice(frame: pd.DataFrame, wish: Wish, times: pd.DataFrame) -> str:
     fits = frame[frame.fits]
     if fits.empty:
         fastest = times.loc[times.ms.idxmin()]
-        return (f"Nothing fits. The fastest net with a time here is {fastest['name']}, {fastest.ms:.3g} ms: "
+        return (f"Nothing fits. The fastest net with a time is {fastest['name']}, {fastest.ms:.3g} ms: "
                 "loosen a limit, take another runtime, or other hardware.")
     first = fits[fits["rank"] == fits["rank"].iloc[0]]
     names = " or ".join(f"{x.name} at {x.size} px ({x.top1:.1f} %, {x.ms:.3g} ms)" for x in first.itertuples())
@@ -320,6 +317,10 @@ def _advice(frame: pd.DataFrame, wish: Wish, times: pd.DataFrame) -> str:
         text += " ImageNet accuracy stands in for transfer: notebook 08 shows how far it carries on a small data set."
     if wish.task in DENSE:
         text += f" Times are of feature maps at {first['size'].iloc[0]} px; accuracy on {wish.task} was not measured."
+    if owner := times.attrs.get("machine"):
+        day = f"{times.attrs['run'][:4]}-{times.attrs['run'][4:6]}-{times.attrs['run'][6:8]}"
+        text += f" Times were measured on {owner}, {day}"
+        text += "." if owner == this.slug() else ", not on this machine: ./run_all.sh --only 09 measures here."
     if wish.hardware == "gpu":
         text += " Times are published throughputs at large batches; latency at batch 1 was not published."
     return text

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, is_dataclass
 from numbers import Real
 from types import SimpleNamespace
 
-import pandas as pd
 import timm
 import torch
 
-from whichbackbone.evidence import chooser
+from whichbackbone.evidence import chooser, intervals
 from whichbackbone.measure import cost
 from whichbackbone.models import efficientnet, mobilenet, regnet, resnest, resnet
 
@@ -198,10 +197,10 @@ EXERCISES: dict[str, Exercise] = {
         lambda: _timm_cost("efficientnet_b5", 456).activations / _timm_cost("efficientnet_b5").activations,
         tolerance=0.05, hint="activations of a convolution grow with the number of its output pixels"),
     "14_noise": Exercise(
-        lambda: chooser.noise(80), tolerance=0.03,
+        lambda: intervals.test_set_noise(80, chooser.VALIDATION_IMAGES), tolerance=0.03,
         hint="the variance of each is p (1 - p) / n, that of the difference twice as much; 1.96 deviations hold 95 %"),
     "14_front": Exercise(
-        lambda: int(chooser.on_front(pd.Series([2, 3, 4, 5]), pd.Series([1, 3, 2, 5])).sum()), tolerance=0,
+        lambda: int(intervals.on_front([2, 3, 4, 5], [1, 3, 2, 5]).sum()), tolerance=0,
         hint="one of them is slower and less accurate than another"),
     "14_strides": Exercise(
         lambda: sum((512 // s) ** 2 for s in (4, 8, 16, 32)), tolerance=0,
