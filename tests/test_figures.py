@@ -171,6 +171,8 @@ def test_groups_stand_beside_each_other():
     ends = {(x, y): c for first, y, c in ((0.9, -0.2, "#0000FF"), (1.9, 0.2, "#00FF00"), (2.9, 0.8, "#0000FF"))
             for x in (first, round(first + 0.1, 6), round(first + 0.2, 6))}  # fmt: skip
     assert drawn(ax) == ends
+    alone = rows[rows.group == "SE"]
+    assert figures.point_intervals(plt.subplots()[1], alone, colours={"SE": "#0000FF"}).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(

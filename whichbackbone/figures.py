@@ -135,13 +135,13 @@ def point_intervals(
     # Of three numbers the middle one is the median, and the outer ones are where a percentile interval of 100 % ends.
     long = bounds.melt(keys, ["low", "value", "high"], value_name="x").dropna(subset="x")
     labels, groups = (list(dict.fromkeys(rows[column])) for column in ("label", hue))
+    apart = dodge if hue == "group" and len(groups) > 1 else 0
     sns.pointplot(
         long, x="x", y="label", hue=hue, order=labels, hue_order=groups, palette=_palette(groups, colours), ax=ax,
-        estimator="median", errorbar=("pi", 100), dodge=dodge if hue == "group" else False, linestyle="none",
+        estimator="median", errorbar=("pi", 100), dodge=apart or False, linestyle="none",
         marker="o", markersize=6, err_kws={"linewidth": 2}, legend=False,
     )  # fmt: skip
     ax.set(xlabel="", ylabel="")
-    apart = dodge if hue == "group" and len(groups) > 1 else 0
     shift = dict(zip(groups, np.linspace(-apart / 2, apart / 2, len(groups)), strict=True))
     return np.array([labels.index(label) + shift[own] for label, own in zip(rows.label, rows[hue], strict=True)])
 
