@@ -10,8 +10,9 @@ import pytest
 import yaml
 from project import ROOT, notebook
 
-from whichbackbone.evidence import chooser, summary
-from whichbackbone.evidence.store import Store
+from whichbackbone.evidence import chooser, claims, intervals, store, summary
+from whichbackbone.evidence.cases import COUNTED, PUBLISHED, TIMED, Case
+from whichbackbone.evidence.intervals import Interval
 from whichbackbone.teach.exercises import EXERCISES
 
 # ------------------------------------------------------------------------------------------------------- citation
@@ -113,9 +114,11 @@ def test_faults_of_the_teachers_page_are_caught():
 
 # ------------------------------------------------------------------------------------------------------ what to use
 
+COMMITTED = next(iter(store.machines()), "")
+
 
 def test_every_situation_is_answered_from_the_committed_measurements():
-    table = summary.situations(machine="amd-epyc-2-cores")
+    table = summary.situations(machine=COMMITTED)
     assert list(table["you have"]) == list(summary.SITUATIONS) and (table["take"].str.count("`") >= 2).all()
     here = table["you have"].str.startswith("this CPU")
     assert table["how sure"].str.contains("time measured").equals(here), "what is said of GPUs and phones is published"
@@ -130,19 +133,26 @@ def test_a_situation_without_measurements_or_without_a_net_says_so(monkeypatch):
         patch.setattr(chooser, "choose", nothing)
         assert summary.situations()["take"].str.contains("run notebook 09").all()
     monkeypatch.setattr(summary, "SITUATIONS", {"an impossible limit": dict(hardware="cpu", latency_ms=1e-6)})
-    assert summary.situations(machine="amd-epyc-2-cores")["take"].tolist() == ["nothing of the study fits"]
+    assert summary.situations(machine=COMMITTED)["take"].tolist() == ["nothing of the study fits"]
 
 
-def test_the_first_question_is_answered_in_words_that_follow_the_figures(tmp_path):
-    assert summary.first_question(output=str(tmp_path), machine="nobodys-1-cores").endswith("not measured yet: run 09.")
-    kept = Store("09_speed_critique", "standard", str(tmp_path))
-    rows = pd.DataFrame({"where": ["eager", "compiled"], "ratio": [3.0, 9.5]})
-    rows = rows.assign(evidence="measured here", macs_ratio=10.6)
-    kept.append("verdict", rows)
-    said = summary.first_question(output=str(tmp_path))
-    assert "10.6 times fewer" in said and "3.0 times** (eager) to **9.5" in said and "Nowhere does all" in said
-    kept.append("verdict", rows.assign(ratio=[3.0, 11.0]))
-    assert "Nowhere" not in summary.first_question(output=str(tmp_path)), "one runtime keeps the whole promise"
+def test_the_first_question_is_answered_in_words_that_follow_the_figures(monkeypatch):
+    def rows(**ratios: float) -> dict[str, list[Case]]:
+        timed = [Case(where, Interval(x, x - 0.1, x + 0.1, "t", 5), TIMED, "zen-64-cores")
+                 for where, x in ratios.items()]  # fmt: skip
+        published = [Case("V100", intervals.exact(1.4), PUBLISHED), Case("RTX", intervals.exact(2.2), PUBLISHED)]
+        return {"b0_ten_times_fewer_macs": [Case("counted", intervals.exact(10.6), COUNTED)],
+                "b0_ten_times_faster": published + timed}  # fmt: skip
+
+    def answer(cases: dict[str, list[Case]]) -> str:
+        monkeypatch.setattr(claims, "verdicts", lambda *_, ids: pd.DataFrame([{"cases": cases[ids[0]]}]))
+        return summary.first_question()
+
+    assert answer(dict.fromkeys(rows(), [])).endswith("not measured yet: run 09.")
+    said = answer(rows(eager=3.0, compiled=9.5))
+    assert "10.6 times fewer" in said and "3.0 (2.9 to 3.1) times** (eager) to **9.5" in said
+    assert "On `zen-64-cores`" in said and "published machines 1.4 to 2.2 times" in said and "Nowhere does all" in said
+    assert "Nowhere" not in answer(rows(eager=3.0, compiled=11.0)), "one runtime keeps the whole promise"
 
 
 # ------------------------------------------------------------------------------------------------------- the runner
@@ -151,10 +161,11 @@ def test_the_first_question_is_answered_in_words_that_follow_the_figures(tmp_pat
 @pytest.mark.parametrize(
     ("code", "reads"),
     [
-        ('store.latest("09_speed_critique", "pairs")', True),
+        ('store.read("09_speed_critique", "latency")', True),
         ("claims.verdicts()", True),
+        ('claims.sentence("regnet_5x")', True),
         ('chooser.choose("classification", "cpu")', True),
-        ("store.Store('01_a', profile, output)", False),
+        ("Store('01_a', profile, output)", False),
         ("ledger = verdicts()", False),
     ],
 )
@@ -163,6 +174,7 @@ def test_a_notebook_that_asks_for_what_others_measured_is_known(code, reads):
 
 
 def test_the_tables_that_a_notebook_writes_are_known():
-    first, second = 'x = store.append("pairs", rows)\nrows.append("no")', 'store.append(name, b)\nstore.append("a", b)'
+    first = 'x = store.append("pairs", rows)\nrows.append("no")'
+    second = 'store.append(name, b)\nstore.measured("a", b)'
     content = notebook(first, second)
     assert files.declared_tables(content) == ["a", "pairs"]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
+from whichbackbone import yaml_lines
 from whichbackbone.evidence import intervals, machine, markdown, store
 from whichbackbone.evidence.cases import KINDS, RESTS, SMALL, TIMED, Case, NotMeasured, Place, differences
 from whichbackbone.evidence.intervals import Interval
@@ -251,11 +251,9 @@ def _rests(cases: Sequence[Case], place: Place) -> str:
 
 def load(path: Path = CLAIMS) -> list[dict[str, Any]]:
     """The claims as they stand in the file. :class:`ClaimsError` for what is missing, unknown or there twice."""
-    try:
-        claims = yaml.load(path.read_text(encoding="utf-8"), _Lines)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ClaimsError(f"{path.name}, line {mark.line + 1 if mark else '?'}: not YAML: {error.problem}") from None
+    claims = yaml_lines.load(path, ClaimsError)
+    for part in [*claims, *(spec for claim in claims for spec in claim.get("cases") or [])]:
+        part["line"] = part.line
     seen: set[str] = set()
     for claim in claims:
         if fault := _fault(claim, seen):
@@ -287,18 +285,3 @@ def _fault(claim: Mapping[str, Any], seen: set[str]) -> tuple[int, str] | None:
         if spec.get("experiment") and spec["kind"] != "paired":
             return spec["line"], f"is of kind {spec['kind']!r}: only paired comparisons are corrected together"
     return None
-
-
-class _Lines(yaml.SafeLoader):
-    """YAML whose claims and cases know their line."""
-
-    def construct_mapping(self, node, deep=False):
-        mapping = super().construct_mapping(node, deep=True)
-        if "id" in mapping or {"kind", "where"} <= set(mapping):  # a selector may have a column "kind", too
-            mapping["line"] = node.start_mark.line + 1
-        return mapping
-
-
-_Lines.add_constructor(
-    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda loader, node: loader.construct_mapping(node)
-)
