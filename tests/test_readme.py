@@ -9,7 +9,7 @@ import notebook_files as files
 import pages
 import pandas as pd
 import pytest
-from project import ROOT, notebook
+from project import ROOT, cell, notebook
 
 from whichbackbone.evidence import claims, store, summary
 
@@ -62,6 +62,8 @@ def test_the_cost_on_a_cluster_is_what_notebook_06_measured(monkeypatch):
     rows.attrs["machine"] = "zen-64-cores"
     monkeypatch.setattr(store, "latest", lambda *_, **__: rows)
     said = summary.cluster("zen-64-cores")
+    assert "[06](notebooks/06_regnet.ipynb#The-paper's-size,-on-a-cluster)" in said
+    assert "[06](06_regnet.ipynb#" in summary.cluster("zen-64-cores", folder="")
     for part in ("4.2 core-seconds", "3.5 core-hours in all, 3 minutes", "(400 MMACs) would take 833,333"):
         assert part in said
 
@@ -79,6 +81,24 @@ def test_a_page_without_its_markers_or_its_machine_is_refused():
     assert pages.shown_machine(PAGE) == "zen-64-cores"
     with pytest.raises(ValueError, match="on which machine"):
         pages.shown_machine("no machine")
+
+
+# -------------------------------------------------------------------------------------------- from the question bank
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_shows_the_questions_of_the_bank(path):
+    content = files.read(path)
+    assert [tag for cell in content["cells"] for tag in files.tags(cell) if tag in ("questions", "answers")] == [
+        "questions", "answers"]  # fmt: skip
+    assert pages.with_questions(content, path.name[:2]) == content, "out of date: python tools/pages.py"
+
+
+def test_a_question_changed_in_a_notebook_is_caught():
+    content = notebook(cell("markdown", "1. Mine?", ["questions"]), cell("markdown", "1. Mine.", ["answers"]))
+    filled = pages.with_questions(content, "02")
+    assert "[→](#answer-1)" in files.source(filled["cells"][1]) and '<a id="answer-1">' in files.source(filled["cells"][2])
+    assert filled != content and pages.with_questions(filled, "02") == filled
 
 
 # --------------------------------------------------------------------------------------------------------- licences

@@ -1,15 +1,21 @@
-"""Write the computed parts of README.md anew from the ledger: ``python tools/pages.py``, or ``--check`` only.
+"""Write the computed parts of the pages anew: ``python tools/pages.py``, or ``--check`` only.
 
-Each stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. The README names the machine whose verdicts it
-shows, so that the page stays the same on a machine with measurements of its own.
+In README.md each stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. The README names the machine whose
+verdicts it shows, so that the page stays the same on a machine with measurements of its own. In a notebook the Markdown
+cells tagged ``questions`` and ``answers`` hold what ``data/questions/`` has for it: as Markdown and not as an output,
+since Colab shows no formula in an output and no link from one output leads into another.
 """
 
+import json
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import notebook_files as files
+
 from whichbackbone.evidence import claims, markdown, summary
+from whichbackbone.teach import questions
 
 ROOT = Path(__file__).resolve().parent.parent
 MACHINE = re.compile(r"measured on `([a-z0-9-]+)`")
@@ -45,18 +51,40 @@ def shown_machine(readme: str) -> str:
     return found[1]
 
 
+def with_questions(notebook: files.Notebook, number: str) -> files.Notebook:
+    """The notebook with its tagged cells filled from the question bank."""
+    makers = {"questions": questions.corner, "answers": questions.answers}
+    result = json.loads(json.dumps(notebook))
+    for cell in result["cells"]:
+        for tag in set(files.tags(cell)) & set(makers):
+            cell["source"] = makers[tag](number).strip().splitlines(keepends=True)
+    return result
+
+
+def stale(root: Path = ROOT) -> dict[Path, str | files.Notebook]:
+    """Pages that are not what they should be -> what they should be."""
+    found = {}
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    if (new := filled(readme, blocks(shown_machine(readme)))) != readme:
+        found[root / "README.md"] = new
+    for path in sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        notebook = files.read(path)
+        new = with_questions(notebook, path.name[:2])
+        if [files.source(cell) for cell in new["cells"]] != [files.source(cell) for cell in notebook["cells"]]:
+            found[path] = new
+    return found
+
+
 def main(arguments: list[str]) -> int:
-    """Bring README.md up to date, or with ``--check`` tell whether it is."""
-    path = ROOT / "README.md"
-    readme = path.read_text(encoding="utf-8")
-    new = filled(readme, blocks(shown_machine(readme)))
-    if new == readme:
-        return 0
+    """Bring the pages up to date, or with ``--check`` tell which are not."""
+    found = stale()
     if arguments == ["--check"]:
-        print("README.md is out of date: python tools/pages.py", file=sys.stderr)
-        return 1
-    path.write_text(new, encoding="utf-8")
-    print("README.md brought up to date")
+        for path in found:
+            print(f"{path.name} is out of date: python tools/pages.py", file=sys.stderr)
+        return int(bool(found))
+    for path, new in found.items():
+        path.write_text(new, encoding="utf-8") if isinstance(new, str) else files.write(path, new)
+        print(f"{path.name} brought up to date")
     return 0
 
 
