@@ -26,13 +26,16 @@ class MismatchError(ValueError):
 
 @cache
 def builders() -> dict[str, Callable[..., nn.Module]]:
-    """``build`` of the family, for each timm name built in the study; a new module in ``models`` joins by itself."""
+    """Return the ``build`` function of its family for each timm name; a new module in ``models`` is found by itself."""
     families = [import_module(f"{models.__name__}.{m.name}") for m in pkgutil.iter_modules(models.__path__)]
     return {name: family.build for family in families for name in family.VARIANTS}
 
 
 def build(timm_name: str, **options) -> nn.Module:
-    """Our model of this timm name, with random weights; options go to the family's ``build``. ValueError if unknown."""
+    """Build our model of a timm name, with random weights; options go to the family's ``build``.
+
+    Raises ``ValueError`` if no model of that name is built here.
+    """
     if timm_name not in builders():
         raise ValueError(f"no model {timm_name!r} built here: choose one of {', '.join(builders())}")
     return builders()[timm_name](timm_name, **options)
@@ -42,8 +45,8 @@ def build(timm_name: str, **options) -> nn.Module:
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give all weights, biases and batch-norm statistics random values, and return the model in eval mode.
 
-    Fresh models agree too easily: their biases are 0 and their norms do nothing. Statistics come from a pass over
-    noise, so that activations stay near 1 however deep the net, and no gate saturates.
+    Fresh models agree too easily: their biases are 0 and their norms do nothing. The statistics come from a pass over
+    noise, so that activations stay near 1 in a deep net and no gate saturates.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -66,9 +69,10 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 @torch.no_grad()
 def copy_weights(timm_model: nn.Module, ours: nn.Module) -> nn.Module:
-    """Copy all parameters and statistics in order, and return ours. MismatchError names the first that disagrees.
+    """Copy all parameters and statistics of timm's model into ours, in order, and return ours.
 
     Layers have other names here than in timm, so order, kind (weight, bias, running_mean ...) and shape must agree.
+    Raises ``MismatchError``, which names the first tensor that disagrees.
     """
     theirs, mine = timm_model.state_dict(), ours.state_dict()
     for (a, x), (b, y) in zip(theirs.items(), mine.items(), strict=False):
@@ -86,10 +90,20 @@ def copy_weights(timm_model: nn.Module, ours: nn.Module) -> nn.Module:
 
 
 def parity(timm_name: str, ours: nn.Module | None = None, seed: int = 0) -> dict[str, object]:
-    """Compare our model of this name (or ``ours``) with timm's: parameters, MACs at timm's input size, logits.
+    """Compare our model of a name with timm's: parameters, MACs at timm's input size, and logits.
 
-    ``difference`` is the largest difference of two images' logits, over the range of timm's logits, after copying
-    timm's randomised weights. ``ok``: counts are equal, and the difference is at most TOLERANCE.
+    Args:
+        timm_name: of both models.
+        ours: our model, built here if it is None.
+        seed: of the weights and the images.
+
+    Returns:
+        name; params_ours, params_timm, macs_ours, macs_timm; difference, the largest difference of the logits of two
+        images, over the range of timm's, after copying timm's randomised weights; ok, whether the counts are equal and
+        the difference is at most `TOLERANCE`.
+
+    Raises:
+        MismatchError: if the layers differ.
     """
     ours = build(timm_name) if ours is None else ours
     theirs = randomise(timm.create_model(timm_name), seed)
@@ -112,15 +126,19 @@ def parity(timm_name: str, ours: nn.Module | None = None, seed: int = 0) -> dict
     )
 
 
-def against_print(rows: pd.DataFrame) -> pd.DataFrame:
-    """Our counts beside printed ones, to the digits printed.
+def compare_with_published(rows: pd.DataFrame) -> pd.DataFrame:
+    """Put our counts beside printed ones, and say which agree to the digits printed.
 
-    ``rows`` are rows of ``published.models`` with a timm_name that is built here; those that repeat a count of the same
-    source are left out. Columns added: "params printed (M)", "params ours (M)", "MACs printed (G)", "MACs ours (G)",
-    and "agrees": both, params, MACs or neither; a count that was not printed cannot disagree.
+    Args:
+        rows: rows of ``published.models`` with a timm_name that is built here.
+
+    Returns:
+        One row per printed count (those that repeat one of the same source are left out), with the columns: timm_name,
+        input_size (pixels), source_id, "params printed (M)", "params ours (M)", "MACs printed (G)", "MACs ours (G)",
+        and "agrees": both, params, MACs or neither. A count that was not printed cannot disagree.
     """
     rows = rows.dropna(subset=["input_size"]).dropna(subset=["params_m", "macs_g"], how="all")
-    rows = rows.drop_duplicates(["timm_name", "source", "params_m", "macs_g", "input_size"]).reset_index(drop=True)
+    rows = rows.drop_duplicates(["timm_name", "source_id", "params_m", "macs_g", "input_size"]).reset_index(drop=True)
     with torch.device("meta"):  # counting needs shapes, no numbers
         counts = [cost.total(build(row.timm_name), int(row.input_size)) for row in rows.itertuples()]
     params, macs = [c.params / 1e6 for c in counts], [c.macs / 1e9 for c in counts]
@@ -128,11 +146,11 @@ def against_print(rows: pd.DataFrame) -> pd.DataFrame:
     words = {(True, True): "both", (True, False): "params", (False, True): "MACs", (False, False): "neither"}
     added = {"params printed (M)": rows.params_m, "params ours (M)": params, "MACs printed (G)": rows.macs_g,
              "MACs ours (G)": macs, "agrees": [words[pair] for pair in same]}  # fmt: skip
-    return rows[["timm_name", "input_size", "source"]].assign(**added)
+    return rows[["timm_name", "input_size", "source_id"]].assign(**added)
 
 
 def _agrees(ours: float, printed: float) -> bool:
-    """Whether ``ours`` rounds to the digits of ``printed`` (those that a number keeps: 1.0 is read as 1)."""
+    """Whether ``ours`` rounds to the digits of ``printed``; a number does not hold final zeros, so 1.0 is read as 1."""
     if pd.isna(printed):
         return True
     digits = len(f"{printed:.10g}".partition(".")[2])
@@ -140,4 +158,5 @@ def _agrees(ours: float, printed: float) -> bool:
 
 
 def _in_chans(model: nn.Module) -> int:
+    """Return the number of channels that the model takes."""
     return next(m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d))
