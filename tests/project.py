@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from whichbackbone.evidence import closure
+
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ("requirements.lock", "requirements-weights.txt")
+HIDDEN = {".venv", "tools", "__pycache__"}
 
 # Stands in for whichbackbone.figures in a notebook, which must not wait for torch.
 DRAW = """\
@@ -57,15 +60,16 @@ def other_jupyter(folder: Path) -> dict[str, str]:
 
 
 class Project:
-    """A folder with this repository's commands and tools, and no environment yet."""
+    """A folder with this repository's commands and tools, what these call of the package, and no environment yet."""
 
     def __init__(self, folder: Path):
         self.folder = folder
+        called = closure.closure("whichbackbone.evidence.closure", "whichbackbone.evidence.machine").values()
         shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("notebooks", "data", "whichbackbone"):
-            (folder / name).mkdir()
-        for name in ("run_all.sh", "run_tests.sh", *LOCKS):
-            shutil.copy2(ROOT / name, folder)
+        for name in ("notebooks", "data", "whichbackbone/evidence"):
+            (folder / name).mkdir(parents=True)
+        for name in ("run_all.sh", "run_tests.sh", *LOCKS, *(path.relative_to(ROOT) for path in called)):
+            shutil.copy2(ROOT / name, folder / name)
 
     def make_ready(self) -> "Project":
         """Lend it the environment that runs the tests, finished as a first call would have left it."""
@@ -89,6 +93,6 @@ class Project:
         return call(self.folder / "run_all.sh", *arguments, **{"cwd": self.folder} | options)
 
     def files(self) -> set[str]:
-        """Every file but those of the environment and the tools."""
+        """Every file but those of the environment and the tools, and what Python compiles."""
         every = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-        return {path.as_posix() for path in every if path.parts[0] not in (".venv", "tools")}
+        return {path.as_posix() for path in every if not {path.parts[0], path.parent.name} & HIDDEN}

@@ -11,13 +11,16 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import notebook_files as files
 import notebook_run
 import psutil
 import pytest
 import run_notebooks
-from project import DRAW, ROOT, Project, call, notebook, other_jupyter
+from project import DRAW, ROOT, Project, call, cell, notebook, other_jupyter
+
+from whichbackbone.evidence import closure, machine, store
 
 SAVE = 'figures.save(None, "01_a")'
 
@@ -306,39 +309,191 @@ def test_what_has_not_changed_is_skipped(project):
     assert ran() and not ran()
 
 
+MODULES = {
+    "evidence/claims.py": '"""Judge."""\n\n\ndef table(notebook):\n    """Show."""\n    return notebook\n',
+    "evidence/published.py": "def models():\n    return 1\n",
+    "teach/__init__.py": "",
+    "teach/questions.py": "from whichbackbone.evidence import published\n",
+    "measure/__init__.py": "",
+    "measure/timing.py": "SECONDS = 1  # long enough\n",
+}
+CLAIMS = """\
+- {id: skips_help, claim: Skips help, notebook: 02_b, cases: [{notebook: 01_a, experiment: depth}]}
+- {id: depth_helps, claim: Depth helps, notebook: 03_c, at_least: 1, cases: [{notebook: 03_c, experiment: depth}]}
+- {id: sound, claim: Nets are sound, notebook: 04_d, cases: [{notebook: 04_d}]}
+"""
+
+
+@pytest.fixture
+def study(project, monkeypatch):
+    """A small study with claims, and a call that runs it and tells which notebooks were executed."""
+    for name, text in MODULES.items():
+        (project.folder / "whichbackbone" / name).parent.mkdir(exist_ok=True)
+        (project.folder / "whichbackbone" / name).write_text(text)
+    (project.folder / "data/claims.yaml").write_text(CLAIMS)
+    show = "from whichbackbone.evidence import claims"
+    project.add("01_a", "from whichbackbone.measure import timing\n\n\ndef f():\n    pass  # nothing")
+    project.add("02_b", show, 'claims.table("02")')
+    project.add("03_c", f"{show}, published", 'claims.table("03")')
+    project.add("04_d", show, "from whichbackbone.teach import questions", 'claims.table("04")')
+    project.add("05_e", show, 'claims.word("sound")')
+    for name in ("00_start", "14_which"):
+        project.add(name, show, "claims.verdicts()")
+    done, during = [], {}
+
+    def execute(path, executed, *_):
+        done.append(path.name[:2])
+        during.get(path.stem, lambda: None)()
+        files.write(executed, files.read(path))
+        return notebook_run.Result(0)
+
+    monkeypatch.setattr(run_notebooks, "ROOT", project.folder)
+    monkeypatch.setattr(notebook_run, "execute", execute)
+
+    def ran():
+        done.clear()
+        assert run_notebooks.run_all(run_notebooks.parse([])) == 0
+        return " ".join(done)
+
+    assert ran() == "01 02 03 04 05 14 00" and ran() == ""
+    return SimpleNamespace(folder=project.folder, ran=ran, during=during)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+
+
 @pytest.mark.parametrize(
-    "changed", ["whichbackbone/models/new.py", "data/published.csv", "requirements.lock", "requirements-weights.txt"]
+    ("old", "new", "expected"),
+    [
+        ("Skips help", "Skips may help", "02 14 00"),
+        ("Nets are sound", "All nets are sound", "04 05 14 00"),
+        ("at_least: 1", "at_least: 2", "02 03 14 00"),  # 02's figure is corrected together with it
+        ("{id: sound, claim: Nets are sound,", "{claim: Nets are sound,  # order does not count\n   id: sound,", ""),
+        ("- {id: sound", "- {id: new, claim: New, notebook: 09_z, cases: []}\n- {id: sound", "14 00"),
+        ("- {id: sound", "- {{id: sound", "02 03 04 05 14 00"),  # damaged: they will say so
+    ],
+)  # fmt: skip
+def test_a_changed_claim_executes_the_notebooks_that_show_it(study, old, new, expected):
+    edit(study.folder / "data/claims.yaml", old, new)
+    assert study.ran() == expected and study.ran() == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        ("whichbackbone/evidence/claims.py", '"""Judge."""', '"""Judge claims."""', ""),
+        ("whichbackbone/evidence/claims.py", '    """Show."""\n', "", ""),
+        ("whichbackbone/evidence/closure.py", '"""What a result', '"""All that a result', ""),
+        ("whichbackbone/measure/timing.py", "  # long enough", "", ""),
+        ("notebooks/01_a.ipynb", "  # nothing", "  # nothing at all", ""),
+        ("whichbackbone/measure/timing.py", "1", "2", "01"),
+        ("whichbackbone/evidence/published.py", "1", "2", "03 04"),
+        ("whichbackbone/evidence/claims.py", "return notebook", "return None", "02 03 04 05 14 00"),
+        ("whichbackbone/__init__.py", '"0.1.0"', '"0.2.0"', "01 02 03 04 05 14 00"),
+        ("notebooks/01_a.ipynb", "pass", "return", "01"),
+        ("requirements.lock", "torch==", "torch===", "01 02 03 04 05 14 00"),
+        ("requirements-weights.txt", "==", "===", "01 02 03 04 05 14 00"),
+    ],
 )
-def test_the_fingerprint_covers_package_data_and_environment(project, monkeypatch, changed):
+def test_a_change_of_code_executes_what_reaches_it_and_wording_nothing(study, file, old, new, expected):
+    text = (study.folder / file).read_text()
+    (study.folder / file).write_text(text.replace(old, new, 1))
+    assert old in text and study.ran() == expected
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("data/published_models.csv", "03 04"),
+        ("data/sources.csv", "03 04"),
+        ("data/devices.csv", "03 04"),
+        ("data/questions/04.yaml", "04"),
+        ("data/questions/03.yaml", ""),
+        ("data/other.yaml", "01 02 03 04 05 14 00"),
+        ("data/.DS_Store", ""),
+        ("data/claims.yaml~", ""),
+        ("data/.claims.yaml.swp", ""),
+        ("whichbackbone/measure/.ipynb_checkpoints/timing-checkpoint.py", ""),
+        ("whichbackbone/.ipynb_checkpoints/__init__-checkpoint.py", ""),
+        ("whichbackbone/measure/__pycache__/timing.cpython-311.pyc", ""),
+        ("whichbackbone/measure/timing.py~", ""),
+        ("whichbackbone/measure/memory.py", ""),
+        ("notebooks/.ipynb_checkpoints/01_a-checkpoint.ipynb", ""),
+    ],
+)
+def test_a_new_file_executes_the_notebooks_that_read_it(study, file, expected):
+    (study.folder / file).parent.mkdir(exist_ok=True)
+    (study.folder / file).write_text("SECONDS = 2\n")
+    assert study.ran() == expected
+
+
+def test_the_fingerprint_tells_profiles_and_machines_apart(project, monkeypatch):
     monkeypatch.setattr(run_notebooks, "ROOT", project.folder)
     path = project.add("01_a", "1 + 1")
 
     def fingerprint(profile="standard"):
         place = run_notebooks.Place(run_notebooks.Options(profile, [path], None, False, False))
-        return run_notebooks.fingerprint(files.read(path), path, profile, place)
+        return run_notebooks.fingerprint(files.read(path), path, profile, place)[0]
 
     before = fingerprint()
     assert fingerprint() == before != fingerprint("full")
-    (project.folder / changed).parent.mkdir(exist_ok=True)
-    (project.folder / changed).write_text("changed")
+    monkeypatch.setattr(machine, "slug", lambda: "another-machine")
     assert fingerprint() != before
 
 
-def test_a_notebook_that_reads_results_runs_again_when_others_measured(project):
+def test_new_results_execute_the_notebooks_that_read_them(study):
+    """02 shows a claim whose case 01 measured, 03 one that is corrected with it; 00 and 14 draw on all.
+
+    What a command measured is for all readers.
+    """
+    def measure(owner, run):
+        path = study.folder / "data/results/machine" / owner / "times" / f"{run}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("ms\n1\n")
+        return path
+
+    study.during["05_e"] = lambda: measure("speed", "made by 05 itself")
+    edit(study.folder / "notebooks/05_e.ipynb", "claims.word", "claims.sentence")
+    assert study.ran() == "05 14 00" and study.ran() == "02 03 04"
+    study.during.clear()
+    first = measure("01_a", "first")
+    assert study.ran() == "02 03 14 00"
+    measure("04_d", "first")
+    assert study.ran() == "05 14 00"  # not 04 itself
+    measure("speed", "first")
+    assert study.ran() == "02 03 04 05 14 00"
+    measure("01_a", "second")
+    assert study.ran() == "02 03 14 00"
+    first.unlink()
+    assert study.ran() == "02 03 14 00"  # tidied: rows of the table are still there
+
+
+def test_a_notebook_whose_results_are_gone_runs_again(project):
     measure = """\
 from pathlib import Path
-folder = Path("../data/results/machine/01_a")
+folder = Path("../data/results/machine/01_a/times")
 folder.mkdir(parents=True, exist_ok=True)
-(folder / "times.csv").write_text("a")"""
+(folder / "run.csv").write_text("a")"""
     project.add("01_a", measure)
-    project.add("00_start", "if False: results.latest('01_a', 'times')")
+    project.add("02_b", 'if False: store.read("01_a", "times")')
     assert project.run_all().stdout.count("skipped") == 0
     assert project.run_all().stdout.count("skipped") == 2
     assert project.run_all("--only", "01", "--force").returncode == 0
     done = project.run_all()
-    assert re.search("01_a +ok +unchanged", done.stdout) and not re.search("00_start +ok +unchanged", done.stdout)
-    (project.folder / "data/results/machine/01_a/times.csv").unlink()
+    assert re.search("01_a +ok +unchanged", done.stdout) and not re.search("02_b +ok +unchanged", done.stdout)
+    (project.folder / "data/results/machine/01_a/times/run.csv").unlink()
     assert "skipped" not in project.run_all().stdout
+
+
+def test_force_measures_again_what_was_measured_before(project):
+    project.add("01_a", "import os; print('fresh' if os.environ.get('WHICHBACKBONE_FRESH') else 'as before')")
+    for arguments, expected in (([], "as before\n"), (["--force"], "fresh\n")):
+        assert project.run_all(*arguments).returncode == 0
+        ran = files.read(project.folder / "build/standard/notebooks/01_a.ipynb")
+        assert files.output_text(files.code_cells(ran)[1]["outputs"][0]) == expected
+    assert store.FRESH == "WHICHBACKBONE_FRESH"
 
 
 # --------------------------------------------------------------------------------------------------- interruptions
@@ -455,6 +610,13 @@ def test_update_puts_outputs_back_and_nothing_of_papermill(project):
     # A second update has nothing to run and nothing to change.
     again = project.run_all("--update")
     assert again.returncode == 0 and "skipped" in again.stdout and path.read_text() == text
+    # New prose, and a new comment, are put around the outputs that are there.
+    updated["cells"].insert(1, cell("markdown", "New prose.") | {"id": "prose"})
+    cells[4]["source"] = "6 * 7  # the answer"
+    path.write_text(json.dumps(updated))
+    prose = project.run_all("--update")
+    assert prose.returncode == 0 and "skipped" in prose.stdout
+    assert path.read_text() == json.dumps(updated, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def test_without_update_the_notebook_is_left_alone(project):
@@ -474,6 +636,12 @@ def test_update_refuses_a_path_of_this_machine_and_names_the_cell(project):
 def test_update_refuses_a_notebook_edited_meanwhile():
     with pytest.raises(ValueError, match="edited while it ran"):
         files.with_outputs(notebook("1 + 1"), notebook("1 + 2"), "standard")
+    with pytest.raises(ValueError, match="edited while it ran"):
+        files.with_outputs(notebook("1 + 1", f"import sys\n{files.COLAB}\n    pass"), notebook("1 + 1"), "standard")
+
+
+def test_both_sides_know_the_cell_of_colab():
+    assert files.COLAB == closure.COLAB
 
 
 # ------------------------------------------------------------------------------------------------- reading notebooks

@@ -1,6 +1,7 @@
 """What can be said of a notebook from its file alone. For the runner, and for the tests of the committed notebooks."""
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -72,9 +73,12 @@ def code_cells(notebook: Notebook) -> list[Cell]:
 def code_hash(notebook: Notebook) -> str:
     """Hash of the code cells: stored beside the outputs, it tells whether they were made from the code beside them.
 
-    The cell that works on Colab alone has no part in outputs made elsewhere, and none in the hash.
+    The cell that works on Colab alone has no part in outputs made elsewhere, and none in the hash; nor have comments,
+    docstrings and layout.
     """
-    return digest(*(text for text in map(source, code_cells(notebook)) if COLAB not in text))
+    from whichbackbone.evidence import closure  # the package beside these tools, found in the environment
+
+    return digest(*(closure.canonical(text, cell=True) for text in closure.cell_sources(notebook)))
 
 
 def digest(*parts: str | bytes) -> str:
@@ -93,7 +97,7 @@ def declared_figures(notebook: Notebook) -> list[str]:
     """
     names = []
     for cell in code_cells(notebook):
-        for call in _calls(cell, "figures", "save"):
+        for call in calls(cell, "figures", "save"):
             name = next((k.value for k in call.keywords if k.arg == "name"), None) or (call.args[1:2] or [None])[0]
             if not (isinstance(name, ast.Constant) and isinstance(name.value, str)):
                 raise ValueError(f"write the figure's name out in the call: {ast.unparse(call)[:80]}")
@@ -104,28 +108,33 @@ def declared_figures(notebook: Notebook) -> list[str]:
 def declared_tables(notebook: Notebook) -> list[str]:
     """Names in its calls ``store.append("NAME", ...)`` and ``store.measured(...)``: the tables that it may write."""
     ways = ("append", "measured")
-    calls = (call for cell in code_cells(notebook) for way in ways for call in _calls(cell, "store", way))
-    first = (call.args[0] for call in calls if call.args)
+    found = (call for cell in code_cells(notebook) for way in ways for call in calls(cell, "store", way))
+    first = (call.args[0] for call in found if call.args)
     return sorted({name.value for name in first if isinstance(name, ast.Constant) and isinstance(name.value, str)})
 
 
 def reads_results(notebook: Notebook) -> bool:
     """Whether the notebook draws on what other notebooks measured, itself or through the ledger and the chooser."""
-    readers = [("store", "read"), ("chooser", "choose"), ("summary", "situations"), ("summary", "first_question")]
+    readers = [("store", "read"), ("store", "latest"), ("chooser", "choose")]
+    readers += [("summary", way) for way in ("situations", "first_question")]
     readers += [("claims", way) for way in ("verdicts", "table", "sentence", "word", "figure")]
-    return any(True for cell in code_cells(notebook) for reader in readers for _ in _calls(cell, *reader))
+    return any(True for cell in code_cells(notebook) for reader in readers for _ in calls(cell, *reader))
 
 
-def _calls(cell: Cell, module: str, function: str) -> Iterator[ast.Call]:
+def calls(cell: Cell, module: str, function: str) -> Iterator[ast.Call]:
+    """Find the calls ``module.function(...)`` in a code cell."""
+    return (call for name, call in _named_calls(source(cell)) if name == f"{module}.{function}")
+
+
+@functools.cache
+def _named_calls(source: str) -> list[tuple[str, ast.Call]]:
     # IPython's magics are not Python.
-    lines = ["" if line.lstrip().startswith(("%", "!")) else line for line in source(cell).splitlines()]
+    lines = ["" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines()]
     try:
         tree = ast.parse("\n".join(lines))
     except SyntaxError:
-        return  # the run itself will show it, with its place
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == f"{module}.{function}":
-            yield node
+        return []  # the run itself will show it, with its place
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
 
 def output_text(output: dict) -> str:
@@ -150,7 +159,7 @@ def with_outputs(own: Notebook, executed: Notebook, profile: str) -> Notebook:
 
     Raises ``ValueError`` when the code was edited since, and when an output names a folder of this machine.
     """
-    if code_hash(own) != code_hash(executed):
+    if code_hash(own) != code_hash(executed) or len(code_cells(own)) != len(code_cells(executed)):
         raise ValueError("it was edited while it ran: run it again")
     result = json.loads(json.dumps(own))
     for number, (cell, ran) in enumerate(zip(code_cells(result), code_cells(executed), strict=True), start=1):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import notebook_files as files
+import notebook_inputs as inputs
 
 # Only the standard library up to here: run_all.sh checks the options before it installs anything.
 
@@ -119,41 +120,48 @@ class Place:
         """File of a figure."""
         return self.outputs / "figures" / f"{name}.png"
 
-    def results(self, notebook: Path) -> dict[str, int]:
-        """Results files of a notebook with the time each was written."""
-        return self._times(f"*/{notebook.stem}/*.csv")
-
-    def results_of_others(self, notebook: Path) -> dict[str, int]:
-        """Results files of all other notebooks with the time each was written."""
-        own = self.results(notebook)
-        return {name: changed for name, changed in self._times("*/*/*.csv").items() if name not in own}
-
-    def _times(self, pattern: str) -> dict[str, int]:
+    def results(self, pattern: str = "*") -> dict[str, int]:
+        """Results files of the notebooks whose names match, with the time each was written."""
         folder = self.outputs / "data" / "results"
-        return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in sorted(folder.glob(pattern))}
+        found = sorted(folder.glob(f"*/{pattern}/*/*.csv"))
+        return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in found}
+
+    def tables(self, notebook: Path) -> list[str]:
+        """Folders of the tables of a notebook."""
+        return sorted({name.rpartition("/")[0] for name in self.results(notebook.stem)})
+
+    def has_rows(self, table: str) -> bool:
+        """Whether a table's folder holds the rows of a run, of whichever: older runs are tidied away."""
+        return any((self.outputs / "data" / "results" / table).glob("*.csv"))
 
 
-def fingerprint(notebook: files.Notebook, path: Path, profile: str, place: Place) -> str:
-    """Hash of all that a notebook's outputs depend on: source, profile, package, data, environment, kind of machine.
+def fingerprint(notebook: files.Notebook, path: Path, profile: str, place: Place) -> list[str]:
+    """Hash what a notebook's outputs depend on: code, profile, data, environment, machine; and the results of others.
 
-    A notebook that reads the results of others depends on those too.
+    Code is that of its cells and of the modules that these reach, without comments and docstrings. Prose does not
+    count: it is put beside the outputs that are there. Returns two hashes, the second that of the results.
     """
-    code = sorted((ROOT / "whichbackbone").rglob("*.py")) + sorted(p for p in (ROOT / "data").iterdir() if p.is_file())
-    environment = [ROOT / "requirements.lock", ROOT / "requirements-weights.txt"]
-    machine = f"{sys.version} {platform.system()} {platform.machine()} {os.cpu_count()}"
-    cells = [cell["cell_type"] + files.source(cell) for cell in notebook["cells"]]
-    others = json.dumps(place.results_of_others(path)) if files.reads_results(notebook) else ""
-    return files.digest(profile, machine, others, *cells, *(p.name for p in code), *(p.read_bytes() for p in code),
-                        *(p.read_bytes() for p in environment))
+    from whichbackbone.evidence import closure, machine  # need the installed environment
+
+    here = f"{sys.version} {platform.system()} {platform.machine()} {machine.slug()}"
+    code = closure.notebook_hash(path, ROOT), str(len(files.code_cells(notebook)))
+    data = inputs.data(notebook, path.stem, ROOT)
+    environment = [(ROOT / name).read_bytes() for name in ("requirements.lock", "requirements-weights.txt")]
+    return [files.digest(profile, here, *code, *data, *environment), results_read(notebook, path, place)]
 
 
-def is_done(state: Path, key: str, place: Place, executed: Path) -> bool:
+def results_read(notebook: files.Notebook, path: Path, place: Place) -> str:
+    """Hash which results of others a notebook finds."""
+    return files.digest(json.dumps(inputs.results(notebook, path.stem, ROOT, place.results())))
+
+
+def is_done(state: Path, key: list[str], place: Place, executed: Path) -> bool:
     """Whether the last success stands: same fingerprint, and its outputs are there as it left them."""
     try:
         last = json.loads(state.read_text(encoding="utf-8"))
         figures = {name: files.digest(place.figure(name).read_bytes()) for name in last["figures"]}
-        results = all((place.outputs / "data" / "results" / name).is_file() for name in last["results"])
-        return last["key"] == key and last["figures"] == figures and results and executed.is_file()
+        tables = all(map(place.has_rows, last["tables"]))
+        return last["key"] == key and last["figures"] == figures and tables and executed.is_file()
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -172,7 +180,6 @@ def run(path: Path, options: Options, place: Place, line: "Line") -> bool:
     else:
         state.unlink(missing_ok=True)
         before = {name: _changed(place.figure(name)) for name in declared}
-        results_before = place.results(path)
         parameters = {"profile": options.profile, "output": place.parameter}
         import notebook_run  # needs the installed environment
 
@@ -182,12 +189,11 @@ def run(path: Path, options: Options, place: Place, line: "Line") -> bool:
             return line.failed(f"{result.problem} ({duration(result.seconds)})", result.details)
         if missing := [name for name in declared if _changed(place.figure(name)) in (None, before[name])]:
             return line.failed(f"it declares figures that it did not write: {', '.join(missing)}")
-        written = [name for name, changed in place.results(path).items() if results_before.get(name) != changed]
         success = {
-            "key": key,
+            "key": [key[0], results_read(notebook, path, place)],  # it may have measured something for all
             "seconds": round(result.seconds, 1),
             "figures": {name: files.digest(place.figure(name).read_bytes()) for name in declared},
-            "results": written,
+            "tables": place.tables(path),
         }
         files.write_text(state, json.dumps(success, indent=1) + "\n")
         line.done(duration(result.seconds))
@@ -272,6 +278,8 @@ def claimed(folder: Path) -> Iterator[None]:
 def run_all(options: Options) -> int:
     """Run what was asked for. Returns the exit code."""
     place = Place(options)
+    if options.force:
+        os.environ["WHICHBACKBONE_FRESH"] = "1"  # the notebooks measure again what they have measured before
     width = max(len(path.stem) for path in options.notebooks)
     good, bad, started = [], [], time.monotonic()
     line = None

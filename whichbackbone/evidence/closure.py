@@ -19,6 +19,7 @@ import tokenize
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
@@ -66,8 +67,8 @@ def closure(*names: str, root: Path = ROOT) -> dict[str, Path]:
 def imported(source: str, module: str = "", root: Path = ROOT) -> set[str]:
     """Name the modules of the package that a source text imports by itself, anywhere in it.
 
-    A module whose name stands in it as a string counts, for ``import_module`` and ``python -m``. Where the name given
-    to ``import_module`` is computed, every module counts of the packages that the text imports as such, and of the one
+    What it gives to ``import_module`` counts, and what it starts with ``python -m``. Where the name given to
+    ``import_module`` is computed, every module counts of the packages that the text imports as such, and of the one
     that the name begins with.
 
     Args:
@@ -178,10 +179,12 @@ def _imports(source: str, module: str, root: str) -> tuple[frozenset[str], froze
             base = ".".join([*up, *([node.module] if node.module else [])])
             names.add(base)
             bound |= {f"{base}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(f"{PACKAGE}."):
-            names.add(node.value)
+        elif isinstance(node, ast.List | ast.Tuple):  # a command: python -m module
+            words = [word.value if isinstance(word, ast.Constant) else None for word in node.elts]
+            names |= {str(module) for option, module in pairwise(words) if option == "-m"}
         elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in IMPORTERS:
             computes |= not all(isinstance(argument, ast.Constant) for argument in node.args)
+            names |= {str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant)}
             bound |= {own if start.startswith(".") else start.rpartition(".")[0] for start in _starts(node.args[:1])}
     return frozenset(names | bound), frozenset(bound if computes else ())
 
