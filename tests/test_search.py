@@ -2,6 +2,7 @@
 
 import pytest
 
+from whichbackbone.evidence import intervals
 from whichbackbone.experiments import search, sweep
 
 SPACE = {"depth": (1, 2, 3, 4), "kernel": (3, 5), "gate": (False, True), "op": ("full", "separable")}
@@ -57,7 +58,7 @@ def test_the_front_of_a_small_space_is_found():
     rows = go(Trainings(), generations=12)
     true = {(1 + 0.5 * g if d == 1 else d + 0.5 * g, round(1 / d - 0.1 * g, 9)) for d in (1, 2, 3, 4) for g in (0, 1)}
     found = rows[rows.cost_name == "layers"]
-    found = found[search.front(found.cost, found.error)]
+    found = found[intervals.on_front(found.cost, -found.error)].drop_duplicates(["cost", "error"])
     assert set(zip(found.cost, found.error.round(9), strict=True)) <= true and len(found) >= 6
 
 
@@ -93,17 +94,6 @@ def test_a_search_that_stores_nothing_trains_twice():
         go(before)
     expected = go(Trainings(folder=None))
     assert go(after).equals(expected) and set(before.trained) <= set(after.trained)
-
-
-def test_a_front():
-    cost, error = [3, 1, 2, 2, 4, 1], [1.0, 5.0, 3.0, 4.0, 1.0, 5.0]
-    assert list(search.front(cost, error)) == [True, True, True, False, False, False]
-    assert list(search.front([1], [1])) == [True] and not len(search.front([], []))
-
-
-def test_what_a_budget_attains():
-    got = search.attained([1, 2, 4], [0.5, 0.4, 0.9], [0.5, 1, 3, 4, 9])
-    assert str(got[0]) == "nan" and list(got[1:]) == [0.5, 0.5, 0.9, 0.9]
 
 
 @pytest.mark.parametrize(

@@ -79,30 +79,6 @@ def run(
     return pd.DataFrame(rows)
 
 
-def front(cost: Sequence[float], error: Sequence[float]) -> np.ndarray:
-    """Return the mask, bool (n,), of the points on the Pareto front of least cost and least error, each (n,).
-
-    A point is off the front if another one is better in one of the two and not worse in the other. Of equal points the
-    first is on it.
-    """
-    cost, error = np.asarray(cost, float), np.asarray(error, float)
-    keep, best = np.zeros(len(cost), bool), np.inf
-    for i in np.lexsort((np.arange(len(cost)), error, cost)):
-        keep[i], best = error[i] < best, min(best, error[i])
-    return keep
-
-
-def attained(cost: Sequence[float], value: Sequence[float], budgets: Sequence[float]) -> np.ndarray:
-    """Return for each budget the highest value, (budgets,), of the points that cost at most so much; nan if none does.
-
-    ``cost`` and ``value`` are (n,).
-    """
-    cost, value = np.asarray(cost, float), np.asarray(value, float)
-    within = cost[None] <= np.asarray(budgets, float)[:, None]
-    best = np.where(within, value[None], -np.inf).max(axis=1)
-    return np.where(np.isfinite(best), best, np.nan)
-
-
 def _optuna() -> ModuleType:
     """Import Optuna without its warnings: its progress bar asks for ipywidgets, which nothing here needs."""
     with warnings.catch_warnings(), needs("optuna"):
