@@ -272,7 +272,10 @@ VARIANTS: dict[str, ResNetRow | DenseNetRow] = {
 
 
 def build(name: str, num_classes: int = 1000, in_chans: int = 3, **options: float) -> Network:
-    """Variant of this timm name, random weights. ``drop_path=0.1`` gives a ResNet stochastic depth. ValueError else."""
+    """Variant of this timm name, random weights. ``drop_path=0.1`` gives a ResNet stochastic depth.
+
+    Raises ``ValueError`` for an unknown name.
+    """
     if name not in VARIANTS:
         raise ValueError(f"no variant {name!r} in this family: choose one of {', '.join(VARIANTS)}")
     row = VARIANTS[name]
