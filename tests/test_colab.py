@@ -21,7 +21,8 @@ from test_repository import committed, own_address, requirements
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PACKAGES = Path(sysconfig.get_path("purelib"))  # those that run the tests
-PARTS = ("whichbackbone/", "tools/", "data/published", "requirements")  # of the repository, all that the cell needs
+# Of the repository, all that the cell needs.
+PARTS = ("whichbackbone/", "tools/", "data/published", "data/sources.csv", "data/devices.csv", "requirements")
 
 
 def colab_cells(content: files.Notebook) -> list[str]:

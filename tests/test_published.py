@@ -146,7 +146,7 @@ def test_rows_say_how_they_were_trained_and_evaluated():
     assert rows.quantised.eq("yes").equals(timm_note.str.contains("quantised"))
     assert rows.crops.eq("ten").equals(timm_note.str.startswith("10-crop"))
     assert rows[rows.recipe_id == "100ep"].activations_m.notna().all()
-    alike = ["source_id", "model", "recipe_id", "variant", "crops", "quantised", "input_size"]
+    alike = ["source_id", "model", "timm_name", "recipe_id", "variant", "crops", "quantised", "input_size"]
     twice = rows[rows.duplicated(alike, keep=False)]
     assert (twice.groupby(alike, dropna=False).imagenet_top1.agg(lambda top1: top1.max() - top1.min()) < 0.05).all()
 
