@@ -170,6 +170,11 @@ def test_answers_for_the_same_images_and_fronts_of_searches(judged):
     answers = dict(method=["a"] * 400 + ["b"] * 400, seed=[0] * 800, cell=[*range(400)] * 2, correct=[*right, *worse])
     row = judged(dict(kind="answers", table="answers", a={"method": "a"}, b={"method": "b"}), answers=answers, at_least=0)
     assert row["verdict"] == "holds" and row["rests"] == REAL
+    wide = dict(seed=[0] * 400, cell=[*range(400)], truth=[1] * 400, a=np.where(right, 0.9, 0.5), b=np.where(worse, 0.6, 0.1))
+    same = judged(dict(kind="answers", table="answers", a="a", b="b"), answers=wide, at_least=0)
+    assert same["cases"][0].figure == row["cases"][0].figure
+    with pytest.raises(ClaimsError, match="no column 'c' among"):
+        judged(dict(kind="answers", table="answers", a="a", b="c"), answers=wide, at_least=0)
     fronts = pd.DataFrame([dict(cost_name=who, seed=s, ms=ms, accuracy=50 + 10 * ms + gain + 0.1 * s) for s in range(8)
                            for who, gain in (("latency", 2), ("MACs", 0)) for ms in (1, 2, 3)])  # fmt: skip
     spec = dict(kind="front", table="fronts", price="ms", gain="accuracy", a={"cost_name": "latency"},

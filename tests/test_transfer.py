@@ -233,14 +233,16 @@ def test_the_paired_test_sees_a_difference_and_none_where_there_is_none():
     base = rng.random(600) < 0.85
     better = base | (rng.random(600) < 0.3)
     found = scores.paired(answers(better), answers(base))
-    assert found["difference"] == pytest.approx((better.mean() - base.mean()) * 100)
-    assert found["low"] > 0 and found["p"] < 0.01
+    assert found.value == pytest.approx((better.mean() - base.mean()) * 100)
+    assert found.low > 0 and found.n == 600
     shuffled = scores.paired(answers(base), answers(rng.permutation(base)))
-    assert shuffled["low"] <= 0 <= shuffled["high"] and shuffled["p"] > 0.05
+    assert shuffled.low <= 0 <= shuffled.high
     # The same cells tested by three seeds are no new evidence.
     thrice = [pd.concat([answers(x, s) for s in range(3)]) for x in (better, base)]
     again = scores.paired(*thrice)
-    assert again["high"] - again["low"] == pytest.approx(found["high"] - found["low"], rel=0.1)
+    assert again.high - again.low == pytest.approx(found.high - found.low, rel=0.1)
+    one, three = (scores.accuracy(rows) for rows in (answers(base), thrice[1]))
+    assert one.value == pytest.approx(base.mean() * 100) and (one.low, one.high) == (three.low, three.high)
     with pytest.raises(ValueError, match="the same images"):
         scores.paired(answers(better), answers(base[:-1]))
 

@@ -180,18 +180,30 @@ def of_correlations(
 
 
 def of_answers(
-    place: Place, where: str, notebook: str, table: str, a: Selector, b: Selector, rests: str = REAL
+    place: Place, where: str, notebook: str, table: str, a: Selector | str, b: Selector | str, rests: str = REAL
 ) -> list[Case]:
     """Accuracy of method ``a`` less that of ``b``, in points, on the same images of the same splits.
 
-    Rows have seed, cell and correct. An image that several splits test counts once, with the mean of its differences.
+    Rows have seed, cell and correct. Or they have seed, cell and truth, and each method is a column of probabilities
+    of class 1, named by ``a`` and ``b``. An image that several splits test counts once, with the mean of its
+    differences.
     """
     rows = place.table(notebook, table)
-    first, second = (selected(rows, part)[["seed", "cell", "correct"]] for part in (a, b))
+    first, second = (_answered(rows, part)[["seed", "cell", "correct"]] for part in (a, b))
     both = first.merge(second, on=["seed", "cell"], suffixes=("_a", "_b"), validate="one_to_one")
     gaps = (both.correct_a.astype(float) - both.correct_b.astype(float)).groupby(both.cell)
     figure = intervals.by_unit(gaps.mean() * 100, gaps.size(), "images")
     return [Case(where, figure, rests, rows.attrs["machine"])]
+
+
+def _answered(rows: pd.DataFrame, method: Selector | str) -> pd.DataFrame:
+    if isinstance(method, Mapping):
+        return selected(rows, method)
+    if method not in rows:
+        says = f"no column {method!r} among {', '.join(rows.columns)}"
+        raise NotMeasured(says) if rows.attrs.get("profile") == "smoke" else LookupError(says)
+    told = rows.dropna(subset=[method])
+    return told.assign(correct=(told[method] > 0.5) == (told.truth == 1))
 
 
 def of_fronts(

@@ -9,6 +9,9 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics
 
+from whichbackbone.evidence import intervals
+from whichbackbone.evidence.intervals import Interval
+
 BINS = 10  # of the calibration error
 
 
@@ -72,7 +75,17 @@ def calibration_error(p: np.ndarray, true: np.ndarray) -> float:
     return float(sum(abs(true[bins == b].mean() - p[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)))
 
 
-def paired(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0, draws: int = 4000) -> dict[str, float]:
+def accuracy(answers: pd.DataFrame) -> Interval:
+    """Accuracy of one method in percent, with its bootstrap interval over images.
+
+    Args:
+        answers: columns image (its position) and correct (bool). An image that several seeds test counts once.
+    """
+    each = answers.correct.astype(float).groupby(answers.image)
+    return intervals.by_unit(each.mean() * 100, each.size(), "images", resamples=1000)
+
+
+def paired(a: pd.DataFrame, b: pd.DataFrame) -> Interval:
     """Compare the accuracy of two methods on the images that both answered on the same splits.
 
     An image that several seeds test counts once, with the mean of its differences, since its answers are not
@@ -81,12 +94,9 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0, draws: int = 4000) -
     Args:
         a: answers of the first method, columns seed, image (its position) and correct (bool).
         b: answers of the second method.
-        seed: of the bootstrap and of the random signs.
-        draws: how many of each.
 
     Returns:
-        difference, the accuracy of a less that of b in points; low and high, its 95 % interval by bootstrap over
-        images; p, two-sided: how often random signs of the images' differences give as much; images, their number.
+        The accuracy of a less that of b in points, with its bootstrap interval over images.
 
     Raises:
         ValueError: if the two methods did not answer the same images on the same seeds.
@@ -96,13 +106,4 @@ def paired(a: pd.DataFrame, b: pd.DataFrame, seed: int = 0, draws: int = 4000) -
         raise ValueError(f"{len(a)} and {len(b)} answers of which {len(both)} are for the same image of the same split:"
                          " expected the same images for both")
     each = (both.correct_a.astype(float) - both.correct_b.astype(float)).groupby(both.image)
-    d, n = each.mean().to_numpy(), each.size().to_numpy()
-    rng = np.random.default_rng(seed)
-    mean = float((d * n).sum() / n.sum())
-    picks = rng.integers(len(d), size=(draws, len(d)))
-    boot = (d[picks] * n[picks]).sum(1) / n[picks].sum(1)
-    signs = rng.choice([-1.0, 1.0], size=(draws, len(d)))
-    null = np.abs(signs @ (d * n)) / n.sum()
-    p = (1 + (null >= abs(mean) - 1e-12).sum()) / (1 + draws)
-    low, high = np.quantile(boot, [0.025, 0.975])
-    return dict(difference=mean * 100, low=low * 100, high=high * 100, p=float(p), images=len(d))
+    return intervals.by_unit(each.mean() * 100, each.size(), "images")
