@@ -138,6 +138,15 @@ def test_one_case_a_runtime_averaged_over_layers(judged):
     assert row["verdict"] == "holds only if: time, openvino"
 
 
+def test_a_runtime_that_refused_a_net_has_no_case(judged):
+    spec = dict(kind="ratio", table="runtimes", a={"model": "r50"}, b={"model": "b0"}, each="runs_in", where="{}")
+    table = dict(runs_in=["eager"] * 2 + ["OpenVINO"] * 2, model=["r50", "b0"] * 2, samples_ms=samples(3) + ["", ""])
+    row = judged(spec, runtimes=table)
+    assert [case.where for case in row["cases"]] == ["eager"] and row["verdict"] == "holds"
+    table["samples_ms"] = ["", *samples(3)[1:], "", ""]
+    assert judged(spec, runtimes=table)["verdict"] == "not measured"
+
+
 def test_times_are_compared_per_operation(judged):
     spec = dict(kind="ratio", table="latency", a={"name": "r50"}, b={"name": "v2"}, per="macs")
     table = dict(name=["r50", "v2"], macs=[4000, 400], samples_ms=samples(5))

@@ -121,16 +121,25 @@ def of_ratios(
 ) -> list[Case]:  # fmt: skip
     """How many times longer the rows ``a`` took than the rows ``b``, by samples of the same rounds.
 
-    ``each``: a column; one case for each of its values, which ``{}`` in ``where`` stands for. ``mean_over``: columns of
-    several layers, whose ratios are averaged (geometric mean). ``per``: a column of counts, such as macs; the times
-    compared are then those of one of them.
+    ``each``: a column; one case for each of its values, which ``{}`` in ``where`` stands for, but none for a value in
+    which not both could be timed, such as a runtime that refused a net. ``mean_over``: columns of several layers, whose
+    ratios are averaged (geometric mean). ``per``: a column of counts, such as macs; the times compared are then those
+    of one of them.
     """
     rows = place.table(notebook, table)
     groups = rows.groupby(each, sort=False) if each else [("", rows)]
-    return [
-        Case(where.replace("{}", str(name)), _ratio(part, a, b, mean_over, per), rests, rows.attrs["machine"])
-        for name, part in groups
-    ]
+    found = []
+    for name, part in groups:
+        try:
+            ratio = _ratio(part, a, b, mean_over, per)
+        except NotMeasured:
+            if not each:
+                raise
+            continue
+        found.append(Case(where.replace("{}", str(name)), ratio, rests, rows.attrs["machine"]))
+    if not found:
+        raise NotMeasured(f"{a} and {b} were nowhere both timed")
+    return found
 
 
 def _ratio(rows: pd.DataFrame, a: Selector, b: Selector, mean_over: Sequence[str], per: str) -> Interval:
