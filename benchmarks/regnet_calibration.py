@@ -2,9 +2,9 @@
 
     python -m benchmarks.regnet_calibration --seed 1
 
-draws other nets of each space, trains them from other weights, and adds the errors to the table ``calibration`` of
-notebook 06's results on this machine; the notebook shows them beside its own seed 0. What is finished is kept, so an
-interrupted run goes on where it stopped. About as long as the notebook's own populations.
+draws other nets of each space, trains them from other weights, and writes their errors as the table ``calibration`` of
+notebook 06's results on this machine, in a run of its own; the notebook shows them beside its own seed 0. What is
+finished is kept, so an interrupted run goes on where it stopped. About as long as the notebook's own populations.
 """
 
 import argparse

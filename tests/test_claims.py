@@ -173,6 +173,18 @@ def test_populations_counts_and_correlations(judged):
     assert row["verdict"] == "holds" and row["rests"] == COUNTED and row["figures"] == "✓ here: 10.0x"
 
 
+def test_published_counts_are_correlated_with_published_times():
+    spec = dict(kind="published_correlation", where="V100", times=dict(device_id="v100", kind="infer"), line=7,
+                nets=dict(source_id="radosavovic2020", recipe_id="100ep"),
+                x="activations_m", rival="macs_g")  # fmt: skip
+    row = claims.judge(CLAIM | {"at_least": 0, "cases": [spec]}, Place())
+    assert row["rests"] == PUBLISHED and row["verdict"] == "holds" and row["cases"][0].figure.n == 34
+    same = claims.judge(CLAIM | {"at_least": 0, "cases": [spec | {"rival": "activations_m"}]}, Place())
+    assert same["cases"][0].figure.text() == "0.00"
+    with pytest.raises(ClaimsError, match="line 7: claim 'c': correlates times, and these are hours per 100"):
+        claims.judge(CLAIM | {"cases": [spec | {"times": dict(device_id="v100_x8", kind="train")}]}, Place())
+
+
 def test_answers_for_the_same_images_and_fronts_of_searches(judged):
     right = RNG.random(400) < 0.8
     worse = right & (RNG.random(400) < 0.85)

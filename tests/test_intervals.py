@@ -153,6 +153,36 @@ def test_the_best_value_of_a_parameter():
         intervals.best_value([1, 2], [1])
 
 
+def test_the_best_value_lies_where_it_was_planted_and_anywhere_in_noise():
+    random = np.random.default_rng(2)
+    depth = random.integers(4, 20, 100)
+    found = intervals.best_value(depth, abs(depth - 12) + random.normal(0, 0.3, 100))
+    assert 10 <= found.low <= found.value <= found.high <= 14
+    noise = intervals.best_value(depth, random.normal(0, 1, 100))
+    assert noise.high - noise.low > 8
+
+
+def test_a_distribution_is_the_share_below_and_its_band_shrinks_with_more_nets():
+    assert intervals.edf([3, 1, 2, 2], [1, 2, 2.5, 9]).tolist() == [0, 0.25, 0.75, 1]
+    errors, at = np.random.default_rng(0).normal(50, 5, 400), np.linspace(40, 60, 9)
+    widths = []
+    for n in (20, 400):
+        low, high = intervals.edf_band(errors[:n], at)
+        assert ((low <= intervals.edf(errors[:n], at)) & (intervals.edf(errors[:n], at) <= high)).all()
+        widths.append((high - low).mean())
+    assert widths[1] < widths[0] / 3
+
+
+def test_a_planted_shift_of_a_population_is_found_with_its_sign_and_none_where_there_is_none():
+    random = np.random.default_rng(1)
+    before, after, same = (random.normal(middle, 4, 60) for middle in (55, 48, 55))
+    found = intervals.difference_of_medians(before, after)
+    assert 0 < found.low < 7 < found.high and intervals.ks_p(before, after) < 0.01
+    assert intervals.difference_of_medians(after, before).sign() == -1
+    assert intervals.difference_of_medians(before, same).sign() == 0
+    assert intervals.ks_p(before, same) == stats.ks_2samp(before, same).pvalue > 0.05
+
+
 def test_the_front_is_what_nothing_beats():
     assert list(intervals.on_front([2, 3, 4, 5], [1, 3, 2, 5])) == [True, True, False, True]
     assert list(intervals.on_front([2, 2, np.nan], [1, 3, 9])) == [False, True, False]

@@ -182,10 +182,31 @@ def of_correlations(
 ) -> list[Case]:  # fmt: skip
     """Correlation of ``x`` with ``y`` less that of ``rival`` with ``y``, on log scales, or of ranks."""
     nets = place.table(notebook, table)
-    chosen = selected(nets, rows or {}).dropna(subset=[x, rival, y])
-    columns = (np.log(chosen[c].astype(float)) for c in (x, rival, y))
-    figure = intervals.lead_in_correlation(*columns, kind="spearman" if rank else "pearson")
+    figure = _lead(selected(nets, rows or {}), x, rival, y, rank)
     return [Case(where, figure, rests, nets.attrs["machine"])]
+
+
+def of_published_correlations(
+    place: Place, where: str, times: Selector, nets: Selector, x: str, rival: str, rank: bool = False,
+    rests: str = PUBLISHED,
+) -> list[Case]:  # fmt: skip
+    """As :func:`of_correlations`, of published times with columns of the published models.
+
+    ``times`` selects rows of the table of speeds, all in one unit of time; ``nets`` those of the same models in the
+    table of models, of which ``x`` and ``rival`` are columns.
+    """
+    counts = selected(published.models(), nets).dropna(subset=[x, rival]).drop_duplicates("model")
+    rows = selected(published.speed(), times).merge(counts, on="model", suffixes=("", "_of_model"))
+    unit = published.one(rows, "unit")
+    if not unit.startswith("ms"):
+        raise ValueError(f"correlates times, and these are {unit}")
+    return [Case(where, _lead(rows, x, rival, "images_per_s_or_ms", rank), rests)]
+
+
+def _lead(rows: pd.DataFrame, x: str, rival: str, y: str, rank: bool) -> Interval:
+    rows = rows.dropna(subset=[x, rival, y])
+    columns = (np.log(rows[c].astype(float)) for c in (x, rival, y))
+    return intervals.lead_in_correlation(*columns, kind="spearman" if rank else "pearson")
 
 
 def of_answers(
@@ -243,6 +264,7 @@ KINDS: dict[str, Callable[..., list[Case]]] = {
     "medians": of_medians,
     "best": of_best,
     "correlation": of_correlations,
+    "published_correlation": of_published_correlations,
     "answers": of_answers,
     "front": of_fronts,
 }

@@ -271,6 +271,30 @@ def best_value(
     return _quantiles(float(np.median(kept)), kept, "empirical bootstrap over nets", len(values))
 
 
+def edf(values: Numbers, at: Numbers) -> np.ndarray:
+    """Empirical distribution: the share of ``values`` (n,) below each point of ``at`` (m,); (m,) shares."""
+    return np.searchsorted(np.sort(np.asarray(values, float)), at, side="left") / len(values)
+
+
+def edf_band(values: Numbers, at: Numbers, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """95 % bootstrap band of :func:`edf`, point by point: what other draws of as many nets could have shown.
+
+    Returns:
+        low, high: (m,) shares each, for ``at`` (m,).
+    """
+    values = np.asarray(values, float)
+    picks = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.quantile([edf(values[p], at) for p in picks], [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
+    return low, high
+
+
+def ks_p(a: Numbers, b: Numbers) -> float:
+    """Two-sided p of the Kolmogorov-Smirnov test that both samples, (n,) and (m,), come from one distribution."""
+    from scipy.stats import ks_2samp
+
+    return float(ks_2samp(a, b).pvalue)
+
+
 def by_unit(
     differences: Numbers, weights: Numbers, over: str = "cells", resamples: int = 4000, seed: int = 0
 ) -> Interval:
@@ -291,6 +315,12 @@ def wilson(right: int, of: int, level: float = LEVEL) -> Interval:
     middle = (p + z * z / (2 * of)) / (1 + z * z / of)
     half = z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of)) / (1 + z * z / of)
     return Interval(p, max(0.0, middle - half), min(1.0, middle + half), "Wilson over trials", of)
+
+
+def test_set_noise(percent: float, images: int) -> float:
+    """Points by which two accuracies around ``percent`` may differ by the finite test set alone (95 %, independent)."""
+    p = percent / 100
+    return 196 * math.sqrt(2 * p * (1 - p) / images)
 
 
 def _quantiles(value: float, draws: np.ndarray, kind: str, n: int, level: float = LEVEL) -> Interval:

@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from whichbackbone.evidence import chooser, claims, store
+from whichbackbone.evidence import chooser, claims, markdown, store
 from whichbackbone.evidence.cases import PUBLISHED, TIMED
 
 # What somebody has -> what they would ask chooser.choose. The limits are round numbers, on purpose.
@@ -93,7 +93,7 @@ def _time(row: pd.Series) -> str:
 
 CLUSTER_NETS, CLUSTER_SPACES, CLUSTER_CORES = 500, 6, 64  # as in the paper; spaces AnyNetX_A to RegNetX
 CLUSTER_STEPS = """\
-Notebook [06](notebooks/06_regnet.ipynb#The-paper's-size,-on-a-cluster) samples and trains populations of nets, small
+Notebook {notebook} samples and trains populations of nets, small
 ones so that two cores are enough. 500 models in each space, as in the paper, run on any Dask cluster:
 
 1. `pip install dask-jobqueue` (Slurm) or `pip install dask-kubernetes`, and this repository where all nodes see it.
@@ -103,18 +103,24 @@ ones so that two cores are enough. 500 models in each space, as in the paper, ru
    trained is stored at once, so an interrupted sweep goes on where it stopped."""
 
 
-def cluster(machine: str | None = None, output: str = "") -> str:
+def cluster(machine: str | None = None, output: str = "", folder: str = "notebooks/") -> str:
     """How to run notebook 06's populations at the paper's size, and what it costs by what 06 measured.
 
-    06 stores ``cluster``: what (whose nets), core_seconds (one net, trained). Arguments as of :func:`situations`.
+    06 stores ``cluster``: what (whose nets), core_seconds (one net, trained).
+
+    Args:
+        machine, output: as of :func:`situations`.
+        folder: where the notebooks stand as seen from the page; ``""`` in a notebook.
     """
+    link = markdown.link("06_regnet", "The paper's size, on a cluster", folder)
+    steps = CLUSTER_STEPS.replace("{notebook}", link)
     try:
         rows = store.latest("06_regnet", "cluster", output, machine)
     except FileNotFoundError:
-        return f"{CLUSTER_STEPS}\n4. Cost: not measured yet: run 06."
+        return f"{steps}\n4. Cost: not measured yet: run 06."
     hours = rows.core_seconds * CLUSTER_NETS * CLUSTER_SPACES / 3600
     return (
-        f"{CLUSTER_STEPS}\n4. Cost: {rows.core_seconds[0]:.1f} core-seconds a net, measured on "
+        f"{steps}\n4. Cost: {rows.core_seconds[0]:.1f} core-seconds a net, measured on "
         f"`{rows.attrs['machine']}`: {hours[0]:.1f} core-hours in all, {hours[0] / CLUSTER_CORES * 60:.0f} minutes on "
         f"{CLUSTER_CORES} such cores.\n5. The paper's own nets ({rows.what[1]}) would take {hours[1]:,.0f} such "
         "core-hours: bring GPUs."

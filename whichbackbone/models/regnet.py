@@ -161,7 +161,7 @@ STEPS = {
     "AnyNetX_D": "+ widths never fall",
     "AnyNetX_E": "+ depths never fall",
     "RegNetX": "+ widths on a line",
-}  # each space lies inside the one before it
+}  # A to E lie inside one another; RegNetX lies in D, and in E only where its depths do not fall
 B, G = (1, 2, 4), (1, 2, 4, 8, 16)  # to choose from
 MOST_D, MOST_W, TINY_STEM = 4, 128, dict(w_stem=8, s_stem=1)
 
