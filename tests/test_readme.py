@@ -97,7 +97,8 @@ def test_a_notebook_shows_the_questions_of_the_bank(path):
 def test_a_question_changed_in_a_notebook_is_caught():
     content = notebook(cell("markdown", "1. Mine?", ["questions"]), cell("markdown", "1. Mine.", ["answers"]))
     filled = pages.with_questions(content, "02")
-    assert "[→](#answer-1)" in files.source(filled["cells"][1]) and '<a id="answer-1">' in files.source(filled["cells"][2])
+    corner, answers = (files.source(one) for one in filled["cells"][1:])
+    assert "[→](#answer-1)" in corner and '<a id="answer-1">' in answers
     assert filled != content and pages.with_questions(filled, "02") == filled
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whichbackbone.evidence import intervals, published, store
+from whichbackbone.evidence import catalogue, intervals, published, store
 from whichbackbone.evidence.intervals import Interval
 
 # What a figure rests on.
@@ -136,7 +136,8 @@ def of_ratios(
             if not each:
                 raise
             continue
-        found.append(Case(where.replace("{}", str(name)), ratio, rests, rows.attrs["machine"]))
+        label = catalogue.RUNTIMES.get(name, str(name))
+        found.append(Case(where.replace("{}", label), ratio, rests, rows.attrs["machine"]))
     if not found:
         raise NotMeasured(f"{a} and {b} were nowhere both timed")
     return found

@@ -225,7 +225,7 @@ def median(values: Numbers, over: str = "rounds of one process", seed: int = 0) 
 
 
 def middle(values: Numbers, share: float = 0.8, over: str = "draws") -> Interval:
-    """Median, and the ends between which the middle ``share`` of the values lies: how they scatter, no 95 % interval."""
+    """Median, and the ends between which the middle ``share`` of the values lies: their scatter, no 95 % interval."""
     values = np.asarray(values, float)
     return _quantiles(float(np.median(values)), values, f"middle {share:.0%} of {over}", len(values), share)
 
