@@ -226,3 +226,14 @@ def test_the_colours_explained_in_a_corner(corner):
 def test_an_unknown_corner():
     with pytest.raises(ValueError, match="unknown corner 'middle': choose one of upper left"):
         labels.colour_key(plt.subplots()[1], {"a": "black"}, "middle")
+
+
+def test_an_end_outside_the_axes_still_has_its_text():
+    fig, ax = plt.subplots(figsize=(6, 4))
+    ax.plot([1, 2], [1, 20])
+    ax.set(ylim=(0, 10), xlim=(1, 2))
+    texts = labels.label_ends(ax, 2, [20, 1], ["far above", "inside"], "black")
+    frame = ax.get_window_extent()
+    for text in texts:
+        box = text.get_window_extent()
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1 + 1 and frame.y0 - 1 <= box.y0 and box.y1 <= frame.y1 + 1

@@ -94,7 +94,8 @@ def label_ends(
     ends = _pixels(ax, x, heights, texts)
     labels = [
         ax.annotate(text, (a, b), (gap if side == "right" else -gap, 0), textcoords="offset points", color=colour,
-                    ha="left" if side == "right" else "right", va="center", fontsize=size, gid=END)
+                    ha="left" if side == "right" else "right", va="center", fontsize=size, gid=END,
+                    annotation_clip=False)
         for a, b, text, colour in zip(x, heights, texts, colours, strict=True)
     ]  # fmt: skip
     if not labels:
