@@ -4,10 +4,11 @@ import re
 import subprocess
 import sys
 
+import answer_numbers as numbers
 import pytest
 from project import ROOT
 
-from whichbackbone.teach import numbers, questions
+from whichbackbone.teach import questions
 from whichbackbone.teach.questions import QuestionsError
 
 NOTEBOOKS = sorted(file.stem for file in questions.QUESTIONS.glob("*.yaml"))
