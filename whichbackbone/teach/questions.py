@@ -16,7 +16,7 @@ A file is a list of questions, in the order of the corner::
           expression: 2 * conv(256, 256).params / bottleneck
 
 ``value`` states a number that the text says in words (``a third``: 0.333), ``tolerance`` how far off it may be. An
-expression that is true or false needs neither: it must be true. :mod:`whichbackbone.teach.numbers` says what it may
+expression that is true or false needs neither: it must be true. ``tests/answer_numbers.py`` says what it may
 use, and computes it.
 """
 
