@@ -391,7 +391,7 @@ def test_a_changed_claim_executes_the_notebooks_that_show_it(study, old, new, ex
         ("whichbackbone/measure/timing.py", "1", "2", "01"),
         ("whichbackbone/evidence/published.py", "1", "2", "03 04"),
         ("whichbackbone/evidence/claims.py", "return notebook", "return None", "02 03 04 05 14 00"),
-        ("whichbackbone/__init__.py", '"0.1.0"', '"0.2.0"', "01 02 03 04 05 14 00"),
+        ("whichbackbone/__init__.py", "__version__ = ", "__version__ = 1, ", "01 02 03 04 05 14 00"),
         ("notebooks/01_a.ipynb", "pass", "return", "01"),
         ("requirements.lock", "torch==", "torch===", "01 02 03 04 05 14 00"),
         ("requirements-weights.txt", "==", "===", "01 02 03 04 05 14 00"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from whichbackbone import folders
 from whichbackbone.experiments import datasets
 from whichbackbone.experiments.datasets import CLASSES, FACES, glyphs
 
@@ -128,9 +129,10 @@ def test_an_unwritable_cache_costs_time_only(tmp_path, monkeypatch):
 
 def test_cache_folder_of_an_installed_package(tmp_path, monkeypatch):
     monkeypatch.delenv("WHICHBACKBONE_CACHE")
+    assert folders.cache_folder() == folders.DATA / "cache", "in a checkout of the repository"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(datasets, "__file__", str(tmp_path / "site-packages" / "whichbackbone" / "datasets.py"))
-    assert datasets.cache_folder() == tmp_path / "which-backbone"
+    monkeypatch.setattr(folders, "REPOSITORY", tmp_path / "site-packages")
+    assert folders.cache_folder() == tmp_path / "which-backbone"
 
 
 def test_rate_on_one_core():

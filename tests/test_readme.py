@@ -107,7 +107,7 @@ def test_a_question_changed_in_a_notebook_is_caught():
 
 def figures_of_cells(content: files.Notebook) -> set[str]:
     """Figures of a notebook whose caption carries the licence of the solar cells that they show."""
-    calls = [call for cell in files.code_cells(content) for call in files._calls(cell, "figures", "save")]
+    calls = [call for cell in files.code_cells(content) for call in files.calls(cell, "figures", "save")]
     return {call.args[1].value for call in calls if "ELPV_LICENCE" in ast.unparse(call)}
 
 

@@ -22,6 +22,9 @@ import notebook_inputs as inputs
 
 # Only the standard library up to here: run_all.sh checks the options before it installs anything.
 
+# On a full disk Python leaves compiled modules cut off, and then cannot read them: this process compiles little.
+sys.dont_write_bytecode = True
+
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ("smoke", "standard", "full")
 LIMITS = {"smoke": (120, 300), "standard": (900, 2700), "full": (6 * 3600, 24 * 3600)}  # seconds: a cell, a notebook
