@@ -64,9 +64,9 @@ def test_a_wrong_runtime_is_refused(monkeypatch, wrong):
     def prepare_wrong(model, x, threads):
         return lambda: torch.flip(model(x), [1]).detach() if wrong is torch.flip else wrong(model(x)).detach()
 
-    monkeypatch.setitem(runtimes._PREPARE, "openvino", prepare_wrong)
-    with pytest.raises(WrongOutput, match="openvino differs from eager by"):
-        prepare(net(), X, "openvino", 1)
+    monkeypatch.setitem(runtimes._FROM_MODEL, "channels_last", prepare_wrong)
+    with pytest.raises(WrongOutput, match="channels_last differs from eager by"):
+        prepare(net(), X, "channels_last", 1)
 
 
 def test_threads_are_those_asked_for_and_set_back(monkeypatch):
@@ -76,7 +76,7 @@ def test_threads_are_those_asked_for_and_set_back(monkeypatch):
         seen.append(torch.get_num_threads())
         return lambda: model(x).detach()
 
-    monkeypatch.setitem(runtimes._PREPARE, "eager", prepare_eager)
+    monkeypatch.setitem(runtimes._FROM_MODEL, "eager", prepare_eager)
     wanted = 1 if before > 1 else 2
     prepare(net(), X, "eager", wanted)
     assert seen == [wanted] and torch.get_num_threads() == before
@@ -118,7 +118,7 @@ def test_the_ninth_model_of_a_class_is_compiled_too(monkeypatch):
 
 def test_a_constant_output_has_no_range_but_can_be_compared(monkeypatch):
     assert prepare(nn.Flatten(), torch.ones(1, 2), "eager", 1).max_difference == 0
-    monkeypatch.setitem(runtimes._PREPARE, "eager", lambda *_: lambda: torch.ones(1, 2) + 0.01)
+    monkeypatch.setitem(runtimes._FROM_MODEL, "eager", lambda *_: lambda: torch.ones(1, 2) + 0.01)
     with pytest.raises(WrongOutput):
         prepare(nn.Flatten(), torch.ones(1, 2), "eager", 1)
 

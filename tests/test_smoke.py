@@ -15,7 +15,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, bool]:
     """One run of all notebooks: its folder, what it said, and whether the repository was left as it was."""
     output = tmp_path_factory.mktemp("smoke") / "output"
     before = {path: path.stat().st_mtime_ns for path in committed(ROOT)}
-    done = call(ROOT / "run_all.sh", "--profile", "smoke", "--output", output)
+    done = call(ROOT / "run_all.sh", "--profile", "smoke", "--output", output, timeout=3000)
     untouched = before == {path: path.stat().st_mtime_ns for path in committed(ROOT)}
     return output, done.stdout + done.stderr, untouched
 
