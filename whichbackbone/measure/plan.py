@@ -63,8 +63,9 @@ def core() -> list[Group]:
     slow = _settings(RUNTIMES, batch=BATCH) + _settings(RUNTIMES[:2], batch=TRAINING_BATCH, mode="training")
     fine = (_settings(RUNTIMES, threads=1) + _settings(RUNTIMES, regime="cold_cache")
             + _settings(RUNTIMES, regime="cold_idle") + _settings(("compile",)))  # fmt: skip
-    return [Group(often, hot, NAMED_VISITS), Group(seldom, hot, VISITS), Group(wide, slow, WIDE_VISITS),
-            Group(wide, fine, WIDE_VISITS)]  # fmt: skip
+    groups = [Group(often, hot, NAMED_VISITS), Group(seldom, hot, VISITS), Group(wide, slow, WIDE_VISITS),
+              Group(wide, fine, WIDE_VISITS)]  # fmt: skip
+    return [group for group in groups if group.nets]
 
 
 def asked(
