@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whichbackbone.evidence import catalogue, intervals, published, store
+from whichbackbone.evidence import catalogue, intervals, published, speed, store
 from whichbackbone.evidence.intervals import Interval
+from whichbackbone.evidence.speed import Point
 
 # What a figure rests on.
 COUNTED, PUBLISHED, TIMED, REAL, SMALL = "counted", "published", "timed here", "real task", "small nets"
@@ -156,6 +157,36 @@ def _ratio(rows: pd.DataFrame, a: Selector, b: Selector, mean_over: Sequence[str
     return intervals.product(found) if mean_over else found[0]
 
 
+def of_speeds(
+    place: Place, where: str, a: Selector, b: Selector, each: Sequence[str] = (), per: str = "", rests: str = TIMED
+) -> list[Case]:
+    """How many times longer point ``a`` of the speed table takes than point ``b``.
+
+    Selectors are arguments of :class:`whichbackbone.evidence.speed.Point`. ``each``: runtimes; one case for each in
+    which both were timed, which ``{}`` in ``where`` stands for. ``per``: a count such as macs; the times compared are
+    then those of one of them.
+    """
+    try:
+        table = speed.table(place.output, place.machine)
+    except speed.NotMeasured as error:
+        raise NotMeasured(str(error)) from None
+    found, reasons = [], []
+    for runtime in each or [""]:
+        first, second = (Point(**(dict(s) | ({"runtime": runtime} if runtime else {}))) for s in (a, b))
+        try:
+            ratio = table.ratio(first, second)
+        except speed.NotMeasured as error:
+            reasons.append(str(error))
+            continue
+        if per:
+            ratio = ratio.times(table.count(second, per) / table.count(first, per))
+        label = where.replace("{}", catalogue.RUNTIMES.get(runtime, runtime))
+        found.append(Case(label, ratio, rests, table.machine))
+    if not found:
+        raise NotMeasured(reasons[0])
+    return found
+
+
 def of_medians(
     place: Place, where: str, notebook: str, table: str, value: str, a: Selector, b: Selector, scale: float = 1.0,
     over: str = "nets", rests: str = SMALL,
@@ -262,6 +293,7 @@ KINDS: dict[str, Callable[..., list[Case]]] = {
     "counted": of_counts,
     "paired": of_pairs,
     "ratio": of_ratios,
+    "speed": of_speeds,
     "medians": of_medians,
     "best": of_best,
     "correlation": of_correlations,

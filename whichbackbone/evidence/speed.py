@@ -86,6 +86,7 @@ class Point:
 
 
 KEY = [f.name for f in fields(Point)]
+COUNTS = ("params", "macs", "activations")  # of one image
 SETTING = [name for name in KEY if name not in ("net", "pixels")]
 
 
@@ -133,8 +134,9 @@ class Table:
     def points(self, **where: object) -> pd.DataFrame:
         """One row for each point that was timed: the columns of :class:`Point`, label, family, ms, low_ms, high_ms.
 
-        Also to_yard, low and high (how many times ResNet-50's time), half (half-width of that in logs), visits, and
-        flagged: whether the timer's check of itself failed in some visit.
+        Also to_yard, low and high (how many times ResNet-50's time), half (half-width of that in logs), visits,
+        flagged (whether the timer's check of itself failed in some visit), prepare_s and export_s (medians, the export
+        of those visits that made one), and params, macs and activations of one image.
 
         Args:
             where: columns of :class:`Point` and the value, or list of values, that they must have.
@@ -143,9 +145,20 @@ class Table:
         found = [self._row(Point(**dict(zip(KEY, key, strict=True))), part) for key, part in chosen.groupby(KEY)]
         return pd.DataFrame(found) if found else pd.DataFrame(columns=[*KEY, "label", "family", "ms", "to_yard"])
 
+    def count(self, point: Point, what: str) -> float:
+        """params, macs or activations of one image of a net. Raises :class:`NotMeasured`."""
+        found = self._counts.get((point.net, point.pixels))
+        if found is None:
+            raise NotMeasured(self._why_not(self._full(point)))
+        return found[what]
+
     def missing(self, points: Iterable[Point]) -> dict[Point, str]:
         """Those points that no visit timed, with the reason: a refusal, or that nobody asked."""
         return {p: self._why_not(self._full(p)) for p in points if self._of(self._full(p)).empty}
+
+    def tried(self, point: Point) -> bool:
+        """Whether some visit has a row of this point, be it a refusal."""
+        return not _selected(self.all, asdict(self._full(point))).empty
 
     def scatter(self, setting: Point, column: str = "log_ratio") -> Components:
         """How much the figures of all points with the same runtime, precision, regime and mode scatter."""
@@ -176,7 +189,8 @@ class Table:
         return asdict(point) | dict(
             label=point.label, family=catalogue.family(point.net), ms=time.value, low_ms=time.low, high_ms=time.high,
             to_yard=ratio.value, low=ratio.low, high=ratio.high, half=math.log(ratio.high / ratio.value),
-            visits=len(part), flagged=bool(part.flagged.any()),
+            visits=len(part), flagged=bool(part.flagged.any()), prepare_s=part.prepare_s.median(),
+            export_s=part.export_s[part.export_s > 0].median(), **self._counts.get((point.net, point.pixels), {}),
         )  # fmt: skip
 
     def _to_yard(self, point: Point) -> Interval:
@@ -219,6 +233,12 @@ class Table:
 
     def _of(self, point: Point) -> pd.DataFrame:
         return self._by_point.get(tuple(asdict(self._full(point)).values()), self.rows.iloc[:0])
+
+    @cached_property
+    def _counts(self) -> dict[tuple[str, int], dict[str, float]]:
+        """params, macs and activations of each net at each side: the same in all visits, counted in the first."""
+        counted = self.all.dropna(subset=list(COUNTS)).drop_duplicates(["net", "pixels"])
+        return counted.set_index(["net", "pixels"])[list(COUNTS)].to_dict("index")
 
     @cached_property
     def _by_point(self) -> dict[tuple, pd.DataFrame]:

@@ -6,6 +6,7 @@ two hours ago: visits of one run should share an hour.
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from whichbackbone.measure import plan
 from whichbackbone.measure.plan import Block, Group
 
 RESUME = timedelta(hours=2)
+BLOCK = [sys.executable, "-m", "whichbackbone.measure.block"]
 LIMIT = 600  # seconds that a block may take before it counts as hung
 # torch.compile keeps here what it compiled: a visit measures the running of a net, and its compiling once.
 INDUCTOR = "inductor"
@@ -124,21 +126,20 @@ def _process(
 ) -> tuple[list[dict], tuple[Point, str] | None]:
     """Rows that a process printed, and the point at which it died, with the reason; None where it ended well."""
     task = json.dumps(dict(points=[asdict(p) for p in points], seed=seed, counted=counted))
-    command = [sys.executable, "-m", "whichbackbone.measure.block"]
     folder = cache_folder() / INDUCTOR
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), "TORCHINDUCTOR_CACHE_DIR": str(folder)}
     try:
-        done = subprocess.run(command, input=task, capture_output=True, text=True, timeout=limit, env=env)
+        done = subprocess.run(BLOCK, input=task, capture_output=True, text=True, timeout=limit, env=env)
         code, text, errors = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired as error:
-        code, text, errors = -1, (error.stdout or b"").decode(), f"took over its {limit:.0f} s"
+        code, text, errors = -signal.SIGKILL, (error.stdout or b"").decode(), f"it took over its {limit:.0f} s"
     lines = list(_lines(text))
     rows = [line["row"] for line in lines if "row" in line]
     if code == 0:
         return rows, None
     at = points[next((line["doing"] for line in reversed(lines) if "doing" in line), 0)]
     last = (errors.strip().splitlines() or [""])[-1][:150]
-    why = f"signal {-code}" if code < -1 else f"exit {code}" if code > 0 else "stopped"
+    why = f"signal {-code}" if code < 0 else f"exit {code}"
     return [], (at, f"its process died ({why}){': ' if last else ''}{last}")
 
 
@@ -221,3 +222,24 @@ def plan_of(
         raise ValueError(f"unknown net {unknown[0]!r}: choose one of {', '.join(known)}")
     return plan.asked(nets, runtimes, precisions, batches, threads, device)
 
+
+def table(names: Sequence[str], profile: str, output: str = "") -> speed.Table:
+    """The speed table, which holds these nets in the runtimes of the plan, hot and one image at a time.
+
+    What no run of this machine has is measured first, but for the smoke profile, which takes any machine's table: a
+    notebook that is run alone measures only what it shows. ``./run_all.sh`` makes all visits before the notebooks.
+
+    Args:
+        names: of nets, each at the side that it was trained at.
+        profile, output: of the notebook.
+    """
+    wanted = [Point(name, runtime=runtime) for name in names for runtime in plan.RUNTIMES]
+    if profile != "smoke":
+        try:
+            own = speed.table(output, machine.slug())
+            missing = {p.net for p in own.missing(wanted) if not own.tried(p)}
+        except speed.NotMeasured:
+            missing = {p.net for p in wanted}
+        if missing:
+            run(plan.asked(sorted(missing), plan.RUNTIMES, ["fp32"], [1], [0], "cpu"), profile=profile, output=output)
+    return speed.table(output)
