@@ -223,6 +223,15 @@ def plan_of(
     return plan.asked(nets, runtimes, precisions, batches, threads, device)
 
 
+def complete(groups: Sequence[Group], output: str = "") -> bool:
+    """Whether the runs of this machine that are pooled hold every point of a plan, be it as a refusal."""
+    try:
+        own = speed.table(output, machine.slug())
+    except speed.NotMeasured:
+        return False
+    return all(own.tried(point) for block in plan.blocks(groups, 0) for point in block.points)
+
+
 def table(names: Sequence[str], profile: str, output: str = "") -> speed.Table:
     """The speed table, which holds these nets in the runtimes of the plan, hot and one image at a time.
 
