@@ -60,6 +60,7 @@ def run(
     usable = machine.usable_cores()
     blocks = [replace(b, points=_numbered(b.points, usable)) for b in plan.blocks(groups, seed=0)]
     kept, done = (Store(NOTEBOOK, profile, output), pd.DataFrame()) if again else _unfinished(profile, output, blocks)
+    kept.folder.mkdir(parents=True, exist_ok=True)  # where nothing can be kept, nothing is measured
     left = [(i, b) for i, b in enumerate(blocks) if done.empty or i not in set(done.block)]
     if not done.empty:
         say(f"going on with run {kept.run}: {len(blocks) - len(left)} of {len(blocks)} blocks are there")
