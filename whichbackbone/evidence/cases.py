@@ -166,11 +166,7 @@ def of_speeds(
     which both were timed, which ``{}`` in ``where`` stands for. ``per``: a count such as macs; the times compared are
     then those of one of them.
     """
-    try:
-        table = speed.table(place.output, place.machine)
-    except speed.NotMeasured as error:
-        raise NotMeasured(str(error)) from None
-    found, reasons = [], []
+    table, found, reasons = speed_table(place), [], []
     for runtime in each or [""]:
         first, second = (Point(**(dict(s) | ({"runtime": runtime} if runtime else {}))) for s in (a, b))
         try:
@@ -216,6 +212,31 @@ def of_correlations(
     nets = place.table(notebook, table)
     figure = _lead(selected(nets, rows or {}), x, rival, y, rank)
     return [Case(where, figure, rests, nets.attrs["machine"])]
+
+
+def of_speed_correlations(
+    place: Place, where: str, x: str, rival: str, each: Sequence[str] = ("eager",), rank: bool = False,
+    rests: str = TIMED,
+) -> list[Case]:  # fmt: skip
+    """As :func:`of_correlations`, of the times of all nets in the speed table, hot, batch 1, all cores, fp32.
+
+    ``x`` and ``rival`` are counts such as macs. ``each``: runtimes; ``{}`` in ``where`` stands for one.
+    """
+    table = speed_table(place)
+    found = []
+    for runtime in each:
+        rows = table.points(runtime=runtime, batch=1, threads=0, precision="fp32", regime="hot", mode="inference")
+        figure = _lead(rows, x, rival, "ms", rank)
+        found.append(Case(where.replace("{}", catalogue.RUNTIMES[runtime]), figure, rests, table.machine))
+    return found
+
+
+def speed_table(place: Place) -> speed.Table:
+    """The speed table that counts. :class:`NotMeasured` says what measures it."""
+    try:
+        return speed.table(place.output, place.machine)
+    except speed.NotMeasured as error:
+        raise NotMeasured(str(error)) from None
 
 
 def of_published_correlations(
@@ -297,6 +318,7 @@ KINDS: dict[str, Callable[..., list[Case]]] = {
     "medians": of_medians,
     "best": of_best,
     "correlation": of_correlations,
+    "speed_correlation": of_speed_correlations,
     "published_correlation": of_published_correlations,
     "answers": of_answers,
     "front": of_fronts,

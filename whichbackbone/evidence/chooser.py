@@ -60,7 +60,7 @@ class Wish:
         if self.batch < 1 or self.batch != int(self.batch):
             raise ValueError(f"batch {self.batch}: give a whole number of images, at least 1")
         if self.hardware != "cpu" and (self.threads or self.precision != "fp32"):
-            raise ValueError(f"threads and precision are asked of the CPU alone: times on a {self.hardware} are published")
+            raise ValueError(f"threads and precision are asked of the CPU: times on a {self.hardware} are published")
         if self.precision not in speed.PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}: choose one of {', '.join(speed.PRECISIONS)}")
         if self.threads < 0:

@@ -10,7 +10,7 @@ from pandas.io.formats.style import Styler
 
 from whichbackbone import figures
 from whichbackbone.evidence import catalogue, published
-from whichbackbone.evidence.speed import YARD, Point, Table
+from whichbackbone.evidence.speed import YARD, Table
 from whichbackbone.measure import nets
 from whichbackbone.teach import labels
 
@@ -36,11 +36,10 @@ def latency(speed: Table, names: Sequence[str]) -> pd.DataFrame:
 def table(rows: pd.DataFrame) -> Styler:
     """Time, counts and pace of each net of :func:`latency`, the fastest first."""
     yardstick = f"x {catalogue.net(YARD).title}"
-    shown = rows.assign(**{
-        yardstick: [f"{r.to_yard:.2f} ({r.low:.2f} to {r.high:.2f})" if r.net != YARD else "1" for r in rows.itertuples()],
-        "GMAC/s": rows.macs / rows.ms / 1e6,
-    })  # fmt: skip
-    columns = ["net", "pixels", "ms", "low_ms", "high_ms", yardstick, "params", "macs", "activations", "GMAC/s", "visits"]
+    times = [f"{r.to_yard:.2f} ({r.low:.2f} to {r.high:.2f})" if r.net != YARD else "1" for r in rows.itertuples()]
+    shown = rows.assign(**{yardstick: times, "GMAC/s": rows.macs / rows.ms / 1e6})
+    columns = ["net", "pixels", "ms", "low_ms", "high_ms", yardstick, "params", "macs", "activations", "GMAC/s",
+               "visits"]  # fmt: skip
     millions = {column: lambda value: f"{value / 1e6:,.1f} M" for column in ("params", "macs", "activations")}
     return shown[columns].sort_values("ms").style.hide().format(precision=1).format(millions)
 
