@@ -187,7 +187,7 @@ EXERCISES: dict[str, Exercise] = {
     "09_bug_4": Exercise(lambda: "preprocessing", "what else stands inside the timed function"),
     "09_bug_5": Exercise(lambda: "compile time", "what is paid once, and divided by twenty here"),
     "09_bug_6": Exercise(lambda: "threads", "what differs between the two measurements besides the model"),
-    "09_bug_7": Exercise(lambda: "crowded process", "whose compiled layers are thrown away between two calls of one net"),
+    "09_bug_7": Exercise(lambda: "crowded process", "what do the others throw out between two calls of one net"),
     "09_macs_ratio": Exercise(
         lambda: _timm_cost("resnet50").macs / _timm_cost("efficientnet_b0").macs, tolerance=0.03,
         hint="at equal GFLOP/s time is proportional to MACs, and both stand in the first table"),
