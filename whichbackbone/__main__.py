@@ -28,6 +28,8 @@ def parser() -> Parser:
     add("--params-m", type=float, help="most parameters, in millions")
     add("--from-scratch", dest="pretrained", action="store_false", help="you train it yourself: rank by one recipe")
     add("--runtime", help="eager, channels_last, compile, onnxruntime, openvino; the fastest timed if left out")
+    add("--threads", type=int, default=0, help="that the runtime may use; all cores if left out")
+    add("--precision", default="fp32", help="fp32, amp")
     add("--machine", help="whose measurements: a folder of data/results")
     add("--all", action="store_true", help="also list what does not fit")
     timed = commands.add_parser("measure", help="time the nets on this machine, the most telling points first")
@@ -52,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = {"choose": choose, "measure": measure, "tidy": tidy}[given.pop("command")]
     try:
         return command(**given)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        print(f"python -m whichbackbone: error: {error}", file=sys.stderr)
+    except (ValueError, LookupError, FileNotFoundError, RuntimeError) as error:
+        print(f"python -m whichbackbone: error: {error.args[0] if error.args else error}", file=sys.stderr)
         return 2
 
 
