@@ -10,7 +10,7 @@ import pytest
 import yaml
 from project import ROOT, notebook
 
-from whichbackbone.evidence import chooser, claims, intervals, store, speed, summary
+from whichbackbone.evidence import chooser, claims, intervals, speed, store, summary
 from whichbackbone.evidence.cases import COUNTED, PUBLISHED, TIMED, Case
 from whichbackbone.evidence.intervals import Interval
 from whichbackbone.teach.exercises import EXERCISES
