@@ -9,13 +9,17 @@ from project import ROOT, Project
 sys.path.insert(0, str(ROOT / "tools"))
 
 # What fails fast runs first. Files not named here hold unit tests and run before these.
-LAST = ("test_readme", "test_repository", "test_house", "test_notebooks", "test_parity", "test_commands", "test_lab")
+LAST = ("test_readme", "test_repository", "test_house", "test_notebooks", "test_families", "test_commands", "test_lab")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All notebooks, which takes as long as the rest, beside unit tests, committed files, parity, commands."""
-    items.sort(key=lambda item: LAST.index(item.path.stem) if item.path.stem in LAST else -1)
-    items.sort(key=lambda item: item.path.stem != "test_smoke")
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.stem
+        return name != "test_smoke", LAST.index(name) if name in LAST else -1
+
+    items.sort(key=place)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from project import ROOT, notebook
 from whichbackbone.evidence import chooser, claims, intervals, store, summary
 from whichbackbone.evidence.cases import COUNTED, PUBLISHED, TIMED, Case
 from whichbackbone.evidence.intervals import Interval
+from whichbackbone.evidence.store import Store
 from whichbackbone.teach.exercises import EXERCISES
 
 # ------------------------------------------------------------------------------------------------------- citation
@@ -153,6 +154,23 @@ def test_the_first_question_is_answered_in_words_that_follow_the_figures(monkeyp
     assert "10.6 times fewer" in said and "3.0 (2.9 to 3.1) times** (eager) to **9.5" in said
     assert "On `zen-64-cores`" in said and "published machines 1.4 to 2.2 times" in said and "Nowhere does all" in said
     assert "Nowhere" not in answer(rows(eager=3.0, compiled=11.0)), "one runtime keeps the whole promise"
+
+
+def test_two_tables_that_contradict_each_other_are_shown_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "nothing")
+
+    def keep(stem: str, table: str, **columns: object) -> None:
+        times = dict(median_ms=[30.0, 9.0], low_ms=[29.0, 8.0], high_ms=[31.0, 10.0]) | columns
+        Store(stem, "standard", str(tmp_path)).append(table, pd.DataFrame(times))
+
+    assert summary.same_net_again(output=str(tmp_path)) == ""
+    keep("05_efficientnet", "latency", name=["efficientnet_b0", "resnet18"])
+    assert summary.same_net_again(output=str(tmp_path)) == "", "one table contradicts nothing"
+    keep("09_speed_critique", "latency", label=["efficientnet_b0"] * 2, layout=["NCHW", "channels-last"],
+         median_ms=[45.0, 900.0], low_ms=[44.0, 800.0], high_ms=[47.0, 950.0])  # fmt: skip
+    said = summary.same_net_again(output=str(tmp_path))
+    assert ("30.0 ms (29.0 to 31.0; 05) in one table and 45.0 ms (44.0 to 47.0; 09, all nets) in another, 1.5 times as "
+            "long") in said  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------- the runner

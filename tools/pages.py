@@ -27,7 +27,7 @@ def blocks(machine: str) -> dict[str, str]:
     ledger = markdown.table(claims.shown(rows, "notebooks/"))
     situations = markdown.table(summary.situations(machine=machine))
     return {
-        "answer": f"{summary.first_question(machine=machine)}\n\n{situations}",
+        "answer": f"{summary.first_question(machine=machine)}\n\n{situations}\n\n{summary.same_net_again(machine)}",
         "verdicts": f"{claims.tally(rows)} {claims.LEGEND}.\n\n{ledger}",
         "cluster": summary.cluster(machine=machine),
     }

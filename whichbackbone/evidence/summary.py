@@ -61,6 +61,42 @@ def first_question(machine: str | None = None, output: str = "") -> str:
     )
 
 
+# Tables that time EfficientNet-B0 in eager mode, one image -> what a page calls them, and which rows do.
+TIMED_AGAIN = {
+    ("05_efficientnet", "latency"): ("05", {"name": "efficientnet_b0"}),
+    ("06_regnet", "latency"): ("06", {"name": "efficientnet_b0"}),
+    ("09_speed_critique", "latency"): ("09, all nets", {"label": "efficientnet_b0", "layout": "NCHW"}),
+    ("09_speed_critique", "runtimes"): ("09, runtimes", {"model": "efficientnet_b0", "runtime": "eager"}),
+    ("09_speed_critique", "pairs_timed"): ("09, matched pairs", {"name": "efficientnet_b0"}),
+}
+
+
+def same_net_again(machine: str | None = None, output: str = "") -> str:
+    """How far apart two tables put the time of one net, in a few sentences; arguments as of :func:`situations`.
+
+    An interval over the rounds of one process knows nothing of another process. Shown are the two medians that lie
+    furthest apart, each with its interval; nothing where fewer than two tables of the machine have the net.
+    """
+    found, owners = [], set()
+    for (notebook, table), (title, where) in TIMED_AGAIN.items():
+        try:
+            rows = store.latest(notebook, table, output, machine)
+        except FileNotFoundError:
+            continue
+        owners.add(rows.attrs["machine"])
+        for column, value in where.items():
+            rows = rows[rows[column] == value]
+        found += [(row.median_ms, row.low_ms, row.high_ms, title) for row in rows.itertuples()]
+    if len(found) < 2 or len(owners) > 1:
+        return ""
+    first, last = ((f"{ms:.1f} ms ({low:.1f} to {high:.1f}; {title})", ms)
+                   for ms, low, high, title in (min(found), max(found)))  # fmt: skip
+    return (f"**How far to trust a time:** in eager mode EfficientNet-B0 took {first[0]} in one table and {last[0]} in "
+            f"another, {last[1] / first[1]:.1f} times as long. Such an interval is over the rounds of one block of "
+            "nets: another block, process or hour can differ by more than it says. So the times here are rough; trust "
+            "the ratio of two nets that were timed side by side more than the time of either.")  # fmt: skip
+
+
 def _row(have: str, wish: dict[str, object], machine: str | None, output: str) -> dict[str, str]:
     try:
         ranked = chooser.choose(**wish, machine=machine, output=output)
