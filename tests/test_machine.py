@@ -256,3 +256,11 @@ def test_a_machine_without_a_card_has_none_and_apple_has_its_own(card):
     card.setattr(machine.platform, "system", lambda: "Darwin")
     card.setattr(machine.platform, "machine", lambda: "arm64")
     assert machine.accelerator() == "MPS"
+
+
+def test_the_largest_cache_is_the_last_one(tmp_path):
+    for index, size in enumerate(("32K", "512K", "32768K", "odd")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(size + "\n")
+    assert machine.last_level_cache(tmp_path) == 32 * 2**20
+    assert machine.last_level_cache(tmp_path / "nothing") == 64 * 2**20, "where the system does not say"

@@ -1,53 +1,34 @@
-"""Family notebooks' shared cells: each net at its own side, ratios from the same rounds, tables and sentences."""
+"""Family notebooks' shared cells: their rows of the speed table, figures and sentences; ours beside timm's."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from test_speed import keep, row
 
 from whichbackbone import checks, figures
-from whichbackbone.evidence import published
-from whichbackbone.measure import cost, nets, timing
+from whichbackbone.evidence import published, speed, store
+from whichbackbone.evidence.speed import Point
+from whichbackbone.measure import nets, timing
 from whichbackbone.teach import costs
 
-
-@pytest.fixture(scope="module")
-def latency():
-    """Times and counts of a small net and of one that takes larger images."""
-    return nets.latency(["mobilenetv2_035", "efficientnet_lite1"], rounds=1, seconds=0.1)
+MS = {"resnet50": 10.0, "resnet101": 15.0, "regnetx_032": 80.0}
 
 
-def made_up(**samples: list[float]) -> pd.DataFrame:
+@pytest.fixture
+def latency(tmp_path, monkeypatch) -> pd.DataFrame:
     """Times as if measured; every net has twice the MACs of the one before."""
-    rows = [dict(name=name, status="ok", median_ms=times[0], low_ms=times[0], high_ms=times[0], threads=1, pixels=224,
-                 params=1e6, macs=2**n * 1e9, activations=1e6, samples_ms=times)
-            for n, (name, times) in enumerate(samples.items())]  # fmt: skip
-    return pd.DataFrame(rows)
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "nothing")
+    rows = [row(Point(net, threads=1), ms, visit, macs=2**n * 1e9 if visit == 0 else None)
+            for n, (net, ms) in enumerate(MS.items()) for visit in range(3)]  # fmt: skip
+    keep(tmp_path, pd.DataFrame(rows))
+    return costs.latency(speed.table(str(tmp_path)), ["regnetx_032", "resnet50", "densenet121", "resnet101"])
 
 
-TIMES = made_up(resnet50=[10, 10, 10, 10], resnet101=[15, 15, 15, 15], regnetx_032=[80, 80, 80, 80])
-
-
-def test_each_net_is_timed_and_counted_at_its_own_side(latency):
-    assert latency.name.tolist() == ["mobilenetv2_035", "efficientnet_lite1"]
-    assert latency.pixels.tolist() == [224, 240] and (latency.status == "ok").all()
-    counted = cost.total(checks.build("efficientnet_lite1"), 240)
-    assert latency.iloc[1][["params", "macs", "activations"]].tolist() == list(vars(counted).values())
-    assert all(len(samples) for samples in latency.samples_ms)
-
-
-def test_time_and_time_per_mac_are_ratios_to_the_yardstick():
-    assert {k: (v.value, v.low, v.high) for k, v in nets.time_ratios(TIMES).items()} == {
-        "resnet101": (1.5, 1.5, 1.5), "regnetx_032": (8, 8, 8)}  # fmt: skip
-    assert {k: v.value for k, v in nets.per_mac_ratios(TIMES).items()} == {"resnet101": 0.75, "regnetx_032": 2}
-    assert {k: v.value for k, v in nets.time_ratios(TIMES, "resnet101").items()} == pytest.approx(
-        {"resnet50": 2 / 3, "regnetx_032": 80 / 15})  # fmt: skip
-
-
-def test_an_unknown_net_or_yardstick_is_named():
-    with pytest.raises(ValueError, match="no model 'resnet51' built here"):
-        nets.latency(["resnet51"], rounds=1, seconds=0.1)
-    with pytest.raises(LookupError, match="'resnet18' stands 0 times"):
-        nets.time_ratios(TIMES, "resnet18")
+def test_rows_stand_in_the_order_asked_for_without_those_not_measured(latency):
+    assert latency.index.tolist() == ["regnetx_032", "resnet50", "resnet101"]
+    assert latency.to_yard.to_dict() == pytest.approx({"regnetx_032": 8, "resnet50": 1, "resnet101": 1.5})
+    assert latency.per_mac.to_dict() == pytest.approx({"regnetx_032": 2, "resnet50": 1, "resnet101": 0.75})
+    assert (latency.per_mac_low <= latency.per_mac).all() and (latency.per_mac <= latency.per_mac_high).all()
 
 
 def test_ours_is_timed_beside_timms_with_the_same_weights(monkeypatch):
@@ -68,22 +49,28 @@ def test_ours_is_timed_beside_timms_with_the_same_weights(monkeypatch):
     assert costs.beside_timm(rows) == "Time of ours over timm's: `mobilenetv2_035` 1.000; `resnet18` 1.000."
 
 
-def test_the_table_has_the_fastest_first_and_says_what_times_are_compared_with():
-    page = costs.table(TIMES.iloc[::-1].reset_index(drop=True)).to_html()
+def test_the_table_has_the_fastest_first_and_says_what_times_are_compared_with(latency):
+    page = costs.table(latency).to_html()
     assert page.index("resnet50") < page.index("resnet101") < page.index("regnetx_032")
-    assert "x ResNet-50" in page and "1.50" in page and "4,000.0 M" in page
+    assert "x ResNet-50" in page and "1.50 (1.50 to 1.50)" in page and "4,000.0 M" in page
 
 
-def test_the_figure_draws_every_net_and_the_yardsticks_line():
+def test_the_figure_draws_every_net_and_the_yardsticks_line(latency):
     figures.style()
-    fig = costs.time_against_macs(TIMES)
+    fig = costs.time_against_macs(latency)
     (ax,) = fig.axes
     line = ax.lines[0].get_xydata()
     assert (line[:, 1] / line[:, 0]).tolist() == pytest.approx([10, 10])  # ms for each GMAC of ResNet-50
-    assert {text.get_text() for text in ax.texts} == set(TIMES.name)
+    assert {text.get_text() for text in ax.texts} == set(MS)
     plt.close(fig)
-    assert costs.caption(TIMES) == ("1 of 2 nets take longer for each MAC than ResNet-50 (dashed), by their whole 95 % "
-                                    "intervals of this run.")  # fmt: skip
+    assert costs.caption(latency) == ("1 of 2 nets take longer for each MAC than ResNet-50 (dashed), by their whole "
+                                      "95 % intervals.")  # fmt: skip
+
+
+def test_a_table_says_which_runs_its_times_come_from(latency, tmp_path):
+    assert costs.where_from(speed.table(str(tmp_path))).endswith(
+        ": 1 run, the newest of 2026-01-01, hot, batch 1, eager, 1 threads."
+    )
 
 
 def test_counts_beside_printed_ones_are_a_table_and_a_sentence():

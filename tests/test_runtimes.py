@@ -13,6 +13,12 @@ from whichbackbone.measure.runtimes import WrongOutput, fold_batch_norm, prepare
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Exports of these small nets go where nobody looks for them again."""
+    monkeypatch.setenv("WHICHBACKBONE_CACHE", str(tmp_path))
+
+
 def net(seed: int = 0) -> nn.Module:
     """A small convolutional net whose batch norms have learnt something."""
     torch.manual_seed(seed)
@@ -64,9 +70,9 @@ def test_a_wrong_runtime_is_refused(monkeypatch, wrong):
     def prepare_wrong(model, x, threads):
         return lambda: torch.flip(model(x), [1]).detach() if wrong is torch.flip else wrong(model(x)).detach()
 
-    monkeypatch.setitem(runtimes._PREPARE, "openvino", prepare_wrong)
-    with pytest.raises(WrongOutput, match="openvino differs from eager by"):
-        prepare(net(), X, "openvino", 1)
+    monkeypatch.setitem(runtimes._FROM_MODEL, "channels_last", prepare_wrong)
+    with pytest.raises(WrongOutput, match="channels_last differs from eager by"):
+        prepare(net(), X, "channels_last", 1)
 
 
 def test_threads_are_those_asked_for_and_set_back(monkeypatch):
@@ -76,7 +82,7 @@ def test_threads_are_those_asked_for_and_set_back(monkeypatch):
         seen.append(torch.get_num_threads())
         return lambda: model(x).detach()
 
-    monkeypatch.setitem(runtimes._PREPARE, "eager", prepare_eager)
+    monkeypatch.setitem(runtimes._FROM_MODEL, "eager", prepare_eager)
     wanted = 1 if before > 1 else 2
     prepare(net(), X, "eager", wanted)
     assert seen == [wanted] and torch.get_num_threads() == before
@@ -118,7 +124,7 @@ def test_the_ninth_model_of_a_class_is_compiled_too(monkeypatch):
 
 def test_a_constant_output_has_no_range_but_can_be_compared(monkeypatch):
     assert prepare(nn.Flatten(), torch.ones(1, 2), "eager", 1).max_difference == 0
-    monkeypatch.setitem(runtimes._PREPARE, "eager", lambda *_: lambda: torch.ones(1, 2) + 0.01)
+    monkeypatch.setitem(runtimes._FROM_MODEL, "eager", lambda *_: lambda: torch.ones(1, 2) + 0.01)
     with pytest.raises(WrongOutput):
         prepare(nn.Flatten(), torch.ones(1, 2), "eager", 1)
 
@@ -158,3 +164,26 @@ def test_folding_that_would_change_the_function_is_refused():
 
     with pytest.raises(WrongOutput, match="folded batch norm differs from eager"):
         fold_batch_norm(Forked(), X)
+
+
+@pytest.mark.parametrize("name", ["TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE"])
+def test_a_compiler_that_is_switched_off_refuses(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    refused = runtimes.Subject(net(), X).try_to_prepare("compile", 1)
+    assert refused == runtimes.Refused("compile", f"RuntimeError: torch.compile is switched off by {name}")
+
+
+def test_a_runtime_that_is_missing_or_refuses_is_a_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    subject = runtimes.Subject(net(), X)
+    assert subject.try_to_prepare("openvino", 1).reason.endswith("openvino is not installed: pip install openvino")
+    assert isinstance(subject.try_to_prepare("eager", 1), runtimes.Prepared), "the others are measured all the same"
+    with pytest.raises(ValueError, match="unknown runtime"):
+        subject.try_to_prepare("tensorrt", 1)
+
+
+def test_what_runtimes_share_is_made_once():
+    subject = runtimes.Subject(net(), X)
+    first, second = (subject.prepare(name, 1) for name in ("onnxruntime", "openvino"))
+    assert first.export_s == second.export_s == subject.file.seconds > 0
+    assert runtimes.Subject(subject.model, X).file.seconds == 0, "found again"

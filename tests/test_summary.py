@@ -10,7 +10,7 @@ import pytest
 import yaml
 from project import ROOT, notebook
 
-from whichbackbone.evidence import chooser, claims, intervals, store, summary
+from whichbackbone.evidence import chooser, claims, intervals, speed, store, summary
 from whichbackbone.evidence.cases import COUNTED, PUBLISHED, TIMED, Case
 from whichbackbone.evidence.intervals import Interval
 from whichbackbone.evidence.store import Store
@@ -128,11 +128,11 @@ def test_every_situation_is_answered_from_the_committed_measurements():
 
 def test_a_situation_without_measurements_or_without_a_net_says_so(monkeypatch):
     def nothing(*_, **__):
-        raise FileNotFoundError("no 'latency' measured yet: run notebook 09_speed_critique")
+        raise speed.NotMeasured("no visits measured yet: python -m whichbackbone measure")
 
     with monkeypatch.context() as patch:
         patch.setattr(chooser, "choose", nothing)
-        assert summary.situations()["take"].str.contains("run notebook 09").all()
+        assert summary.situations()["take"].str.contains("whichbackbone measure").all()
     monkeypatch.setattr(summary, "SITUATIONS", {"an impossible limit": dict(hardware="cpu", latency_ms=1e-6)})
     assert summary.situations(machine=COMMITTED)["take"].tolist() == ["nothing of the study fits"]
 
@@ -149,7 +149,7 @@ def test_the_first_question_is_answered_in_words_that_follow_the_figures(monkeyp
         monkeypatch.setattr(claims, "verdicts", lambda *_, ids: pd.DataFrame([{"cases": cases[ids[0]]}]))
         return summary.first_question()
 
-    assert answer(dict.fromkeys(rows(), [])).endswith("not measured yet: run 09.")
+    assert answer(dict.fromkeys(rows(), [])).endswith("not measured yet: python -m whichbackbone measure.")
     said = answer(rows(eager=3.0, compiled=9.5))
     assert "10.6 times fewer" in said and "3.0 (2.9 to 3.1) times** (eager) to **9.5" in said
     assert "On `zen-64-cores`" in said and "published machines 1.4 to 2.2 times" in said and "Nowhere does all" in said
@@ -179,7 +179,8 @@ def test_two_tables_that_contradict_each_other_are_shown_together(tmp_path, monk
 @pytest.mark.parametrize(
     ("code", "reads"),
     [
-        ('store.read("09_speed_critique", "latency")', True),
+        ('store.read("09_speed_critique", "memory")', True),
+        ('visits.table(["resnet50"], profile, output)', True),
         ("claims.verdicts()", True),
         ('claims.sentence("regnet_5x")', True),
         ('chooser.choose("classification", "cpu")', True),

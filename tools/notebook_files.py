@@ -115,7 +115,7 @@ def declared_tables(notebook: Notebook) -> list[str]:
 
 def reads_results(notebook: Notebook) -> bool:
     """Whether the notebook draws on what other notebooks measured, itself or through the ledger and the chooser."""
-    readers = [("store", "read"), ("store", "latest"), ("chooser", "choose")]
+    readers = [("store", "read"), ("store", "latest"), ("chooser", "choose"), ("visits", "table")]
     readers += [("summary", way) for way in ("situations", "first_question")]
     readers += [("claims", way) for way in ("verdicts", "table", "sentence", "word", "figure")]
     return any(True for cell in code_cells(notebook) for reader in readers for _ in calls(cell, *reader))
@@ -183,8 +183,11 @@ def with_outputs(own: Notebook, executed: Notebook, profile: str) -> Notebook:
 def _is_noise(output: dict) -> bool:
     data = output.get("data", {})
     text = "".join(data.get("text/plain", ""))
-    drawing = re.match(r"\[?<matplotlib\.", text) or text.startswith("<Figure size ") and not any(
-        about.get("alt") for about in output.get("metadata", {}).values())
+    drawing = (
+        re.match(r"\[?<matplotlib\.", text)
+        or text.startswith("<Figure size ")
+        and not any(about.get("alt") for about in output.get("metadata", {}).values())
+    )
     return output.get("name") == "stderr" or WIDGET in data or bool(drawing)
 
 

@@ -53,12 +53,14 @@ class Options:
     force: bool
     update: bool
     lab: bool = False
+    measure: bool = False
 
 
 def parse(arguments: list[str]) -> Options:
     """Read the command line. Exits with 2 and one line when something in it is wrong, with 0 after ``--check``."""
-    parser = Parser(prog="run_all.sh", description=__doc__, allow_abbrev=False,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog="run_all.sh", description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     some = parser.add_mutually_exclusive_group()
     add, add_some = parser.add_argument, some.add_argument
     add("--profile", default="standard", metavar="|".join(PROFILES), help="how much work (default: standard)")
@@ -67,6 +69,7 @@ def parse(arguments: list[str]) -> Options:
     add("--force", action="store_true", help="run also what has not changed")
     add("--output", metavar="DIR", type=Path, help="write everything to this folder, nothing to the repository")
     add("--update", action="store_true", help="put the executed notebooks back into notebooks/ (standard profile only)")
+    add("--measure", action="store_true", help="first make new visits for the speed table, also where it is complete")
     add("--lab", action="store_true", help="open the notebooks in JupyterLab instead of running them; Ctrl-C ends it")
     add("--check", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -85,7 +88,7 @@ def parse(arguments: list[str]) -> Options:
     if given.check:
         sys.exit(0)
     output = given.output and given.output.resolve()
-    return Options(given.profile, notebooks, output, given.force, given.update, given.lab)
+    return Options(given.profile, notebooks, output, given.force, given.update, given.lab, given.measure)
 
 
 def choose(only: str | None = None, start: str | None = None) -> list[Path]:
@@ -235,7 +238,8 @@ class Line:
         """Show which cell runs."""
         self.cell = cell
         if sys.stdout.isatty():
-            self._rewrite(f"cell {cell}, {duration(int(time.monotonic() - self.started))}")
+            where = f"cell {cell}" if cell.startswith("[") else cell
+            self._rewrite(f"{where}, {duration(int(time.monotonic() - self.started))}")
 
     def done(self, text: str) -> None:
         """End the line well."""
@@ -288,6 +292,9 @@ def run_all(options: Options) -> int:
     line = None
     try:
         with claimed(place.state.parent):
+            if options.profile != "smoke":
+                line = Line("speed table", width)
+                make_visits(options, line)
             for path in options.notebooks:
                 line = Line(path.stem, width)
                 (good if run(path, options, place, line) else bad).append(path.name[:2])
@@ -299,9 +306,27 @@ def run_all(options: Options) -> int:
         print(f"\nrun_all.sh: error: {_cause(problem)}", file=sys.stderr)
         return 1
     failed = f"{len(bad)} failed" + (f": {_list(bad)}" if bad else "")
-    print(f"{len(good)} good, {failed}, {duration(time.monotonic() - started)}. "
-          f"Figures: {_shown(place.outputs / 'figures')}, executed notebooks: {_shown(place.executed)}")
+    print(
+        f"{len(good)} good, {failed}, {duration(time.monotonic() - started)}. "
+        f"Figures: {_shown(place.outputs / 'figures')}, executed notebooks: {_shown(place.executed)}"
+    )
     return 1 if bad else 0
+
+
+def make_visits(options: Options, line: "Line") -> None:
+    """Measure the speed table before the notebooks read it: what this machine lacks, or all of it where asked.
+
+    Some notebooks alone measure what they show and is missing, and nothing else.
+    """
+    from whichbackbone.measure import plan, visits  # need the installed environment
+
+    groups, output = plan.core(), str(options.output or "")
+    if not options.measure and (len(options.notebooks) < len(choose()) or visits.complete(groups, output)):
+        return line.done("unchanged, skipped")
+    started = time.monotonic()
+    done = visits.run(groups, profile=options.profile, output=output, say=line.running, again=options.measure)
+    refused = f", {len(done.refused)} refused" if done.refused else ""
+    line.done(f"{duration(time.monotonic() - started)}, {done.timed} points{refused}, run {done.run}")
 
 
 def _cause(problem: Exception) -> str:

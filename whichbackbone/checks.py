@@ -6,7 +6,6 @@ from functools import cache
 from importlib import import_module
 
 import pandas as pd
-import timm
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -42,11 +41,18 @@ def build(timm_name: str, **options) -> nn.Module:
 
 
 @torch.no_grad()
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomise(model: nn.Module, seed: int = 0, side: int = 64, images: int = 8) -> nn.Module:
     """Give all weights, biases and batch-norm statistics random values, and return the model in eval mode.
 
     Fresh models agree too easily: their biases are 0 and their norms do nothing. The statistics come from a pass over
     noise, so that activations stay near 1 in a deep net and no gate saturates.
+
+    Args:
+        model: is changed.
+        seed: of the values.
+        side: pixels of the noise. A net whose outputs matter at a large side takes its statistics there: those of small
+            images, which are mostly border, let a deep EfficientNet's activations grow without bound at 224 pixels.
+        images: of noise.
     """
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
@@ -61,7 +67,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     for m in norms:
         m.train()
         m.momentum = 1.0  # the statistics become those of this one batch
-    model(torch.randn(8, _in_chans(model), 64, 64, generator=generator))
+    model(torch.randn(images, _in_chans(model), side, side, generator=generator))
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
     return model.eval()
@@ -83,8 +89,10 @@ def copy_weights(timm_model: nn.Module, ours: nn.Module) -> nn.Module:
             )
     if len(theirs) != len(mine):
         extra, owner = (list(theirs)[len(mine)], "timm") if len(theirs) > len(mine) else (list(mine)[len(theirs)], "we")
-        raise MismatchError(f"timm's {type(timm_model).__name__} has {len(theirs)} tensors, our {type(ours).__name__} "
-                            f"{len(mine)}: only {owner} have {extra}")
+        raise MismatchError(
+            f"timm's {type(timm_model).__name__} has {len(theirs)} tensors, our {type(ours).__name__} "
+            f"{len(mine)}: only {owner} have {extra}"
+        )
     ours.load_state_dict(dict(zip(mine, theirs.values(), strict=True)))
     return ours
 
@@ -106,6 +114,8 @@ def parity(timm_name: str, ours: nn.Module | None = None, seed: int = 0) -> dict
         MismatchError: if the layers differ.
     """
     ours = build(timm_name) if ours is None else ours
+    import timm  # the ground truth of a check alone: a machine without it can measure
+
     theirs = randomise(timm.create_model(timm_name), seed)
     size = theirs.default_cfg["input_size"]
     copy_weights(theirs, ours).eval()

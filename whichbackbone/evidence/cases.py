@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from whichbackbone.evidence import catalogue, intervals, published, store
+from whichbackbone.evidence import catalogue, intervals, published, speed, store
 from whichbackbone.evidence.intervals import Interval
+from whichbackbone.evidence.speed import Point
 
 # What a figure rests on.
 COUNTED, PUBLISHED, TIMED, REAL, SMALL = "counted", "published", "timed here", "real task", "small nets"
@@ -86,6 +87,7 @@ def of_published(
 
 def of_counts(place: Place, where: str, notebook: str, of: Any, over: Any = None, rests: str = COUNTED) -> list[Case]:
     """A count that a notebook stored, or its ratio ``over`` another one; selectors have ``table`` and ``column``."""
+
     def figure(selector: Selector) -> float:
         wanted = {k: v for k, v in selector.items() if k not in ("table", "column")}
         rows = selected(place.table(notebook, selector["table"]), wanted)
@@ -156,6 +158,32 @@ def _ratio(rows: pd.DataFrame, a: Selector, b: Selector, mean_over: Sequence[str
     return intervals.product(found) if mean_over else found[0]
 
 
+def of_speeds(
+    place: Place, where: str, a: Selector, b: Selector, each: Sequence[str] = (), per: str = "", rests: str = TIMED
+) -> list[Case]:
+    """How many times longer point ``a`` of the speed table takes than point ``b``.
+
+    Selectors are arguments of :class:`whichbackbone.evidence.speed.Point`. ``each``: runtimes; one case for each in
+    which both were timed, which ``{}`` in ``where`` stands for. ``per``: a count such as macs; the times compared are
+    then those of one of them.
+    """
+    table, found, reasons = speed_table(place), [], []
+    for runtime in each or [""]:
+        first, second = (Point(**(dict(s) | ({"runtime": runtime} if runtime else {}))) for s in (a, b))
+        try:
+            ratio = table.ratio(first, second)
+        except speed.NotMeasured as error:
+            reasons.append(str(error))
+            continue
+        if per:
+            ratio = ratio.times(table.count(second, per) / table.count(first, per))
+        label = where.replace("{}", catalogue.RUNTIMES.get(runtime, runtime))
+        found.append(Case(label, ratio, rests, table.machine))
+    if not found:
+        raise NotMeasured(reasons[0])
+    return found
+
+
 def of_medians(
     place: Place, where: str, notebook: str, table: str, value: str, a: Selector, b: Selector, scale: float = 1.0,
     over: str = "nets", rests: str = SMALL,
@@ -185,6 +213,31 @@ def of_correlations(
     nets = place.table(notebook, table)
     figure = _lead(selected(nets, rows or {}), x, rival, y, rank)
     return [Case(where, figure, rests, nets.attrs["machine"])]
+
+
+def of_speed_correlations(
+    place: Place, where: str, x: str, rival: str, each: Sequence[str] = ("eager",), rank: bool = False,
+    rests: str = TIMED,
+) -> list[Case]:  # fmt: skip
+    """As :func:`of_correlations`, of the times of all nets in the speed table, hot, batch 1, all cores, fp32.
+
+    ``x`` and ``rival`` are counts such as macs. ``each``: runtimes; ``{}`` in ``where`` stands for one.
+    """
+    table = speed_table(place)
+    found = []
+    for runtime in each:
+        rows = table.points(runtime=runtime, batch=1, threads=0, precision="fp32", regime="hot", mode="inference")
+        figure = _lead(rows, x, rival, "ms", rank)
+        found.append(Case(where.replace("{}", catalogue.RUNTIMES[runtime]), figure, rests, table.machine))
+    return found
+
+
+def speed_table(place: Place) -> speed.Table:
+    """The speed table that counts. :class:`NotMeasured` says what measures it."""
+    try:
+        return speed.table(place.output, place.machine)
+    except speed.NotMeasured as error:
+        raise NotMeasured(str(error)) from None
 
 
 def of_published_correlations(
@@ -262,9 +315,11 @@ KINDS: dict[str, Callable[..., list[Case]]] = {
     "counted": of_counts,
     "paired": of_pairs,
     "ratio": of_ratios,
+    "speed": of_speeds,
     "medians": of_medians,
     "best": of_best,
     "correlation": of_correlations,
+    "speed_correlation": of_speed_correlations,
     "published_correlation": of_published_correlations,
     "answers": of_answers,
     "front": of_fronts,

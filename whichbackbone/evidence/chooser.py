@@ -1,6 +1,6 @@
 """Which backbone? :func:`choose` ranks the nets of the study for a task, a device and its limits, and says why.
 
-Every number carries its evidence: measured (notebook 09's tables, of the machine that is named), published
+Every number carries its evidence: measured (the speed table of the machine that is named), published
 (``data/published_*.csv``), or missing. Nothing is estimated: a net whose number is missing is listed, not ranked.
 """
 
@@ -9,18 +9,20 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from whichbackbone.evidence import catalogue, intervals, published, store
+from whichbackbone.evidence import catalogue, intervals, published, speed, store
 from whichbackbone.evidence import machine as this
 from whichbackbone.evidence.catalogue import DENSE, TASKS
 
 HARDWARE = ("cpu", "gpu", "phone")
+MEASURING_MINUTES = 20
 VALIDATION_IMAGES = 50_000  # of ImageNet, on which every top-1 here was taken
 
-# What was published for each runtime of a GPU: device_id and precision as the timm benchmark files have them.
+# What was published for each runtime of a GPU: the precision as the timm benchmark files have it.
+GPU_DEVICE = "rtx4090_pt2.4"  # one card and one version of PyTorch: two would compare cards, not nets
 GPU = {
-    "eager": ("rtx3090_pt2.4", "amp, NCHW"),
-    "channels_last": ("rtx3090_pt2.4", "amp, channels_last (NHWC)"),
-    "compile": ("rtx4090_pt2.4", "amp, NCHW, torch.compile (dynamo)"),
+    "eager": "amp, NCHW",
+    "channels_last": "amp, channels_last (NHWC)",
+    "compile": "amp, NCHW, torch.compile (dynamo)",
 }
 PHONES = ("pixel1", "pixel1_big_core", "pixel1_tflite")  # one phone, as different texts describe it
 PHONE_SOURCES = ("howard2019_later", "sandler2018", "tan2018", "mnasnet_readme")  # of two times, the first one's counts
@@ -43,6 +45,8 @@ class Wish:
     params_m: float | None
     pretrained: bool
     runtime: str | None
+    threads: int = 0
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         """One clear line for each kind of nonsense."""
@@ -55,6 +59,12 @@ class Wish:
                 raise ValueError(f"{what} {value} is a limit that no net can keep: give a number above 0, or none")
         if self.batch < 1 or self.batch != int(self.batch):
             raise ValueError(f"batch {self.batch}: give a whole number of images, at least 1")
+        if self.hardware != "cpu" and (self.threads or self.precision != "fp32"):
+            raise ValueError(f"threads and precision are asked of the CPU: times on a {self.hardware} are published")
+        if self.precision not in speed.PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}: choose one of {', '.join(speed.PRECISIONS)}")
+        if self.threads < 0:
+            raise ValueError(f"threads {self.threads}: give a whole number, or 0 for all cores")
         if self.runtime is not None and self.runtime not in self.runtimes():
             raise ValueError(
                 f"no time of runtime {self.runtime!r} on {self.hardware}: choose one of {', '.join(self.runtimes())}"
@@ -83,6 +93,8 @@ def choose(
     params_m: float | None = None,
     pretrained: bool = True,
     runtime: str | None = None,
+    threads: int = 0,
+    precision: str = "fp32",
     machine: str | None = None,
     output: str = "",
 ) -> pd.DataFrame:
@@ -93,13 +105,17 @@ def choose(
             maps of larger images.
         hardware: cpu (measured), gpu (published, images/s at large batches turned into ms an image), phone
             (published).
-        latency_ms: longest time of an image; at batch 1 the latency, else the time of a batch over its images.
+        latency_ms: longest time of an image; at batch 1 the latency, else the time of a batch over its images. The
+            upper end of a measured interval has to keep it.
         batch: images at a time.
         memory_mb: most memory (1e6 bytes) of a forward pass at batch 1, weights included.
         params_m: most parameters, in millions.
         pretrained: rank by the best published ImageNet-1k weights; otherwise by accuracies of one recipe (100 epochs,
             RegNet's authors), since you will train it yourself.
-        runtime: one of :data:`whichbackbone.evidence.catalogue.RUNTIMES`; None takes the fastest that was timed.
+        runtime: one of :data:`whichbackbone.evidence.catalogue.RUNTIMES`; None takes the fastest of those in which all
+            nets were timed.
+        threads: that the runtime may use on the CPU; 0 is all cores.
+        precision: fp32; others where they were timed.
         machine: whose measurements, a folder of data/results; None is this machine's.
         output: folder whose results come first.
 
@@ -111,9 +127,9 @@ def choose(
 
     Raises:
         ValueError: for an unknown task, hardware, runtime or machine, and for limits that make no sense.
-        FileNotFoundError: when the notebook that measures was not run, naming it.
+        NotMeasured: when nothing was measured yet, naming what measures.
     """
-    wish = Wish(task, hardware, latency_ms, batch, memory_mb, params_m, pretrained, runtime)
+    wish = Wish(task, hardware, latency_ms, batch, memory_mb, params_m, pretrained, runtime, threads, precision)
     if machine is not None and machine not in store.machines(output):
         raise ValueError(f"no results of a machine {machine!r}: there are {', '.join(store.machines(output))}")
     times = {"cpu": _cpu, "gpu": _gpu, "phone": _phone}[hardware](wish, output, machine)
@@ -139,30 +155,35 @@ def choose(
 
 
 def _cpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
-    """name, size, ms, low_ms, high_ms of an image, how: measured, the fastest of the runtimes asked for."""
+    """name, size, ms, low_ms, high_ms of an image, how: from the speed table, in the fastest of the runtimes asked for.
+
+    Without a runtime asked for, only runtimes that timed as many nets as any count, since a net that one runtime left
+    out would seem slow beside those that it took. A net without a time has nan, and ``how`` says why.
+    """
     if wish.task in DENSE:
         return _feature_maps(output, machine)
-    rows = store.latest("09_speed_critique", "latency" if wish.batch == 1 else "throughput", output, machine)
-    whose = rows.attrs
-    rows = rows.assign(runtime=rows.layout.map({"NCHW": "eager", "channels-last": "channels_last"}))
-    if wish.batch == 1:
-        more = store.latest("09_speed_critique", "runtimes", output, machine)
-        more = more[~more.runtime.isin(["eager", "channels_last", "folded"])]
-        rows = pd.concat([rows, more.assign(label=more.model, batch=1)])
-    if wish.runtime:
-        rows = rows[rows.runtime == wish.runtime]
-    best = rows[rows.status == "ok"].sort_values("median_ms").drop_duplicates("label")
-    if best.empty:
-        images = "single images" if wish.batch == 1 else "a batch"
-        raise ValueError(f"no time of runtime {wish.runtime!r} for {images} was measured: leave the runtime out")
-    name = best.label.str.partition("@")
-    times = pd.DataFrame({
-        "name": name[0],
-        "size": pd.to_numeric(name[2], errors="coerce").fillna(224).astype(int),
-        **{new: best[old] / best.batch for new, old in _TIMES.items()},
-        "how": best.runtime.map(catalogue.RUNTIMES) + ", batch " + best.batch.astype(str),
-    }).reset_index(drop=True)  # fmt: skip
-    times.attrs = whose
+    table = speed.table(output, machine)
+    every = table.points(batch=wish.batch, threads=wish.threads, precision=wish.precision, regime="hot",
+                         mode="inference", device="cpu")  # fmt: skip
+    rows = every[every.runtime.eq(wish.runtime)] if wish.runtime else every
+    setting = f"{wish.runtime or 'any runtime'}, batch {wish.batch}, {wish.precision}, " + (
+        f"{wish.threads} threads" if wish.threads else "all cores")  # fmt: skip
+    if rows.empty:
+        raise ValueError(f"nothing was timed in {setting} on {table.machine}: python -m whichbackbone measure --batch "
+                         f"{wish.batch} --precision {wish.precision} --threads {wish.threads}")  # fmt: skip
+    timed = rows.groupby("runtime").label.nunique()
+    whole = timed[timed == timed.max()].index
+    best = rows[rows.runtime.isin(whole)].sort_values("ms").drop_duplicates("label")
+    known = table.points(batch=1, threads=0, precision="fp32", regime="hot", mode="inference", device="cpu")
+    absent = known[~known.label.isin(best.label)].drop_duplicates("label")
+    in_words = best.runtime.map(catalogue.RUNTIMES) + f", batch {wish.batch}"
+    times = pd.concat([
+        pd.DataFrame({"name": best.net, "size": best.pixels, "how": in_words,
+                      **{of: best[of] / wish.batch for of in ("ms", "low_ms", "high_ms")}}),
+        pd.DataFrame({"name": absent.net, "size": absent.pixels, "how": f"not timed in {setting}", "ms": math.nan,
+                      "low_ms": math.nan, "high_ms": math.nan}),
+    ], ignore_index=True)  # fmt: skip
+    times.attrs = {"machine": table.machine, "run": table.runs[-1]}
     return times
 
 
@@ -183,10 +204,10 @@ def _feature_maps(output: str, machine: str | None) -> pd.DataFrame:
 def _gpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
     """Times on a GPU, from published images/s: for each net and size the fastest runtime that the wish allows."""
     rows = []
-    for runtime, (device, precision) in GPU.items():
+    for runtime, precision in GPU.items():
         if wish.runtime in (None, runtime):
-            found = published.speed(device_id=device, precision=precision, kind="infer", unit="images/s")
-            rows.append(found.assign(how=f"{published.device(device)}, {precision}, batch as published"))
+            found = published.speed(device_id=GPU_DEVICE, precision=precision, kind="infer", unit="images/s")
+            rows.append(found.assign(how=f"{published.device(GPU_DEVICE)}, {precision}, batch as published"))
     rows = pd.concat(rows).dropna(subset=["timm_name"])
     rows["ms"] = 1e3 / rows.images_per_s_or_ms
     best = rows.sort_values("ms").drop_duplicates(["timm_name", "img_size"])
@@ -222,17 +243,19 @@ def accuracy(pretrained: bool = True) -> pd.DataFrame:
     of = rows.source_id.map(published.source).mask(rows.source_id.eq(TIMM), rows.recipe_id.str.removeprefix("timm:"))
     size = rows.input_size.astype(int)
     frame = pd.DataFrame({"name": rows.timm_name, "size": size, "top1": rows.imagenet_top1, "of": of})
-    # TensorFlow's weights run in the same net, so they count for our name of it where it has none of its own.
-    alias = frame[frame.name.str.startswith("tf_")].assign(name=lambda f: f.name.str.removeprefix("tf_"))
-    return pd.concat([frame, alias]).drop_duplicates(["name", "size"])
+    # TensorFlow's weights (tf_) need its padding: their accuracy is not that of a net without it.
+    return frame.drop_duplicates(["name", "size"])
 
 
 def _sizes() -> pd.DataFrame:
     rows = published.models().dropna(subset=["timm_name", "params_m"])
     rows = pd.concat([rows[rows.source_id.eq(TIMM)], rows])
     names = rows.timm_name.str.removeprefix("tf_")
-    return pd.concat([rows, rows.assign(timm_name=names)]).drop_duplicates("timm_name").rename(
-        columns={"timm_name": "name"})[["name", "params_m"]]
+    return (
+        pd.concat([rows, rows.assign(timm_name=names)])
+        .drop_duplicates("timm_name")
+        .rename(columns={"timm_name": "name"})[["name", "params_m"]]
+    )
 
 
 def _memory(output: str, machine: str | None) -> pd.DataFrame:
@@ -252,9 +275,13 @@ def _reason(row, wish: Wish) -> str:
     if math.isnan(row.top1):
         kind = "published accuracy at this size" if wish.pretrained else "accuracy with one recipe"
         return f"no {kind}: not ranked"
+    if math.isnan(row.ms):
+        return f"{row.how}: not ranked; python -m whichbackbone measure --nets {row.name} --batch {wish.batch}"
     limits = {"ms": wish.latency_ms, "M parameters": wish.params_m, "MB": wish.memory_mb}
     for what, (unit, limit) in zip(("ms", "params_m", "memory_mb"), limits.items(), strict=True):
         value = getattr(row, what)
+        if what == "ms" and limit is not None and value <= limit < row.high_ms:
+            return f"{value:.3g} ms, but its interval ends at {row.high_ms:.3g}, over {limit:g}"
         if limit is not None and math.isnan(value):
             return f"{what} missing: cannot be promised to stay under {limit:g} {unit}"
         if limit is not None and value > limit:
@@ -278,8 +305,10 @@ def _ranks(frame: pd.DataFrame) -> list[float]:
 
 def _same_time(a, b) -> bool:
     """Whether the intervals of two times overlap; published times have none, and differ when their figures do."""
-    low_a, high_a, low_b, high_b = (x.ms if math.isnan(bound) else bound
-                                    for x, bound in ((a, a.low_ms), (a, a.high_ms), (b, b.low_ms), (b, b.high_ms)))
+    low_a, high_a, low_b, high_b = (
+        x.ms if math.isnan(bound) else bound
+        for x, bound in ((a, a.low_ms), (a, a.high_ms), (b, b.low_ms), (b, b.high_ms))
+    )
     return low_a <= high_b and low_b <= high_a
 
 
@@ -295,7 +324,11 @@ def _praise(row, frame: pd.DataFrame) -> str:
 
 def _evidence(row, whose: str) -> str:
     """What stands behind top1, ms and memory; ``whose`` measured the time."""
-    time = f"ms {'published' if math.isnan(row.low_ms) else f'measured {whose}'} ({row.how})"
+    time = (
+        "ms missing"
+        if math.isnan(row.ms)
+        else (f"ms {'published' if math.isnan(row.low_ms) else f'measured {whose}'} ({row.how})")
+    )
     top1 = "top1 missing" if math.isnan(row.top1) else f"top1 published ({row.of})"
     return f"{top1}; {time}; memory {'missing' if math.isnan(row.memory_mb) else 'counted, batch 1'}"
 
@@ -304,13 +337,13 @@ def _advice(frame: pd.DataFrame, wish: Wish, times: pd.DataFrame) -> str:
     fits = frame[frame.fits]
     if fits.empty:
         fastest = times.loc[times.ms.idxmin()]
-        return (f"Nothing fits. The fastest net with a time is {fastest['name']}, {fastest.ms:.3g} ms: "
-                "loosen a limit, take another runtime, or other hardware.")
+        return (
+            f"Nothing fits. The fastest net with a time is {fastest['name']}, {fastest.ms:.3g} ms: "
+            "loosen a limit, take another runtime, or other hardware."
+        )
     first = fits[fits["rank"] == fits["rank"].iloc[0]]
     names = " or ".join(f"{x.name} at {x.size} px ({x.top1:.1f} %, {x.ms:.3g} ms)" for x in first.itertuples())
     text = f"Take {names}: the most accurate of {len(fits)} that fit, {len(frame) - len(fits)} do not."
-    if wish.hardware == "cpu" and fits.how.nunique() > 1:
-        text += " Not every net was timed in every runtime: compare like with like by asking for one."
     if len(first) > 1:
         text += " These cannot be told apart by what is known."
     if wish.task == "transfer":
@@ -320,9 +353,9 @@ def _advice(frame: pd.DataFrame, wish: Wish, times: pd.DataFrame) -> str:
     if owner := times.attrs.get("machine"):
         day = f"{times.attrs['run'][:4]}-{times.attrs['run'][4:6]}-{times.attrs['run'][6:8]}"
         text += f" Times were measured on {owner}, {day}"
-        text += "." if owner == this.slug() else ", not on this machine: ./run_all.sh --only 09 measures here."
+        text += "." if owner == this.slug() else (
+            ", not on this machine, which has measured nothing: python -m whichbackbone measure takes about "
+            f"{MEASURING_MINUTES} minutes on two cores.")  # fmt: skip
     if wish.hardware == "gpu":
         text += " Times are published throughputs at large batches; latency at batch 1 was not published."
     return text
-
-

@@ -386,3 +386,101 @@ def attained(price: Numbers, gain: Numbers, budgets: Numbers) -> np.ndarray:
     price, gain = np.asarray(price, float), np.asarray(gain, float)
     best = np.where(price[None] <= np.asarray(budgets, float)[:, None], gain[None], -np.inf).max(axis=1)
     return np.where(np.isfinite(best), best, np.nan)
+
+
+# ---------------------------------------------------------------------------------------------------- random effects
+
+
+@dataclass(frozen=True)
+class Components:
+    """How much logarithms of a time scatter.
+
+    Attributes:
+        within: variance between visits (processes) of one run.
+        between: variance between runs, beyond what their visits explain; nan where no point was measured in two runs.
+        freedom: degrees of freedom of ``within``: of the processes, not of the points, since points of one process
+            share its luck.
+    """
+
+    within: float
+    between: float
+    freedom: float
+
+
+def components(points: Sequence[Sequence[Numbers]], each_process: float = 1.0) -> Components:
+    """Variances of nested figures, pooled over all points (method of moments).
+
+    Args:
+        points: for each point its runs, and for each run the figures of its visits.
+        each_process: points that one process measured, on average.
+
+    Returns:
+        ``within`` is nan where no run holds two visits of a point.
+    """
+    squares = freedom = between_squares = between_freedom = correction = 0.0
+    for runs in points:
+        runs = [np.asarray(run, float) for run in runs if len(run)]
+        squares += sum(float(((run - run.mean()) ** 2).sum()) for run in runs)
+        freedom += sum(len(run) - 1 for run in runs)
+        if len(runs) > 1:
+            means = np.array([run.mean() for run in runs])
+            between_squares += float(((means - means.mean()) ** 2).sum())
+            between_freedom += len(runs) - 1
+            # What visits alone would add to the scatter of the means.
+            correction += (len(runs) - 1) * float(np.mean([1 / len(run) for run in runs]))
+    within = squares / freedom if freedom else math.nan
+    between = max(0.0, (between_squares - correction * within) / between_freedom) if between_freedom else math.nan
+    return Components(within, between, max(1.0, freedom / each_process))
+
+
+def pooled(runs: Sequence[Numbers], scatter: Components, level: float = LEVEL) -> Interval:
+    """Mean over runs, weighted by what each knows, of figures that scatter between visits and between runs.
+
+    Args:
+        runs: for each run the figures of its visits, such as log ratios.
+        scatter: variances of such figures; a ``between`` of nan counts as zero, and the kind of the interval says that
+            it knows nothing of other hours.
+
+    Returns:
+        The mean with its t interval; n is the number of visits. Ends are infinite where nothing scatters that one
+        could know of: a single visit of a table of single visits.
+    """
+    runs = [np.asarray(run, float) for run in runs if len(run)]
+    if not runs:
+        raise ValueError("no visits to pool")
+    between = 0.0 if math.isnan(scatter.between) else scatter.between
+    variances = np.array([between + scatter.within / len(run) for run in runs])
+    n = sum(map(len, runs))
+    over = f"t over {n} visits" + ("" if math.isnan(scatter.between) else f" in {len(runs)} runs")
+    kind = over + (", of one run: other hours unknown" if math.isnan(scatter.between) else "")
+    if not np.isfinite(variances).all():
+        return _t(float(np.mean([run.mean() for run in runs])), math.inf, 1, kind, n, level)
+    if not variances.all():  # all visits alike: exact for what it is
+        return _t(float(np.mean([run.mean() for run in runs])), 0.0, scatter.freedom, kind, n, level)
+    weights = 1 / variances
+    value = float(sum(w * run.mean() for w, run in zip(weights, runs, strict=True)) / weights.sum())
+    return _t(value, float(weights.sum() ** -0.5), scatter.freedom, kind, n, level)
+
+
+def exponential(logs: Interval) -> Interval:
+    """A ratio, or a time, of which ``logs`` is the logarithm."""
+    value, low, high = (float(np.exp(x)) for x in (logs.value, logs.low, logs.high))
+    return replace(logs, value=value, low=low, high=high)
+
+
+def less(a: Interval, b: Interval) -> Interval:
+    """A - b of two independent figures; their half-widths add in quadrature."""
+    down = math.hypot(a.value - a.low, b.high - b.value)
+    up = math.hypot(a.high - a.value, b.value - b.low)
+    value = a.value - b.value
+    return Interval(value, value - down, value + up, a.kind, min(a.n, b.n))
+
+
+def quotient(a: Interval, b: Interval) -> Interval:
+    """A / b of two independent positive figures, by their logarithms."""
+    logs = [replace(x, value=math.log(x.value), low=_log(x.low), high=_log(x.high)) for x in (a, b)]
+    return exponential(less(*logs))
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf

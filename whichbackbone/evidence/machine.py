@@ -99,6 +99,17 @@ def usable_cores() -> int:
     return max(1, min(limits))
 
 
+def last_level_cache(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Bytes of the largest cache that the first core uses; 64 MiB where the system does not say."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    found = []
+    for file in caches.glob("index*/size"):
+        text = file.read_text().strip()
+        if text[:-1].isdigit() and text[-1] in units:
+            found.append(int(text[:-1]) * units[text[-1]])
+    return max(found, default=64 * 2**20)
+
+
 def cgroup_quota(root: Path = CGROUP, of: Path = Path("/proc/self/cgroup")) -> float:
     """Cores that the container of this process grants, the smallest on the way up, v1 or v2; ``inf`` for no limit.
 

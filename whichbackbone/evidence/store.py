@@ -14,7 +14,7 @@ import re
 import secrets
 import subprocess
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -31,6 +31,8 @@ RUN = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 SLOW = 0.7  # a run whose peak is below this share of the best one of its machine is marked
 # What only reads or shows: a change there measures nothing again.
 READING = ("whichbackbone.evidence", "whichbackbone.teach", "whichbackbone.figures")
+# What is measured by a command -> the modules that decide its numbers.
+COMMANDS = {"speed": ("whichbackbone.measure.block",)}
 FRESH = "WHICHBACKBONE_FRESH"  # set by ./run_all.sh --force: measure again what was measured before
 
 
@@ -83,16 +85,18 @@ class Store:
             whose numbers prove only that everything runs.
         peaks: measured at the start of the run, such as :func:`whichbackbone.measure.peaks.quick` returns; leave out
             where nothing is timed.
+        run: an earlier run that this one goes on with; a new one if left out.
     """
 
-    def __init__(self, notebook: str, profile: str, output: str = "", peaks: Mapping[str, float] | None = None):
+    def __init__(self, notebook: str, profile: str, output: str = "", peaks: Mapping[str, float] | None = None,
+                 run: str = ""):  # fmt: skip
         self.notebook = notebook
         self.profile = profiles.validate(profile)
         default = REPOSITORY / "build" / "smoke" if profile == "smoke" else REPOSITORY
         self.root = Path(output).resolve() if output else default
         self.peaks = dict(peaks or {})
         self.started = datetime.now(UTC)
-        self.run = f"{self.started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        self.run = run or f"{self.started:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
 
     @property
     def figures(self) -> Path:
@@ -150,8 +154,10 @@ class Store:
 
     @property
     def code(self) -> str:
-        """Hash of the notebook's code and of what it measures with; "unknown" where there is no such notebook."""
+        """Hash of the code that decides the numbers, of a notebook or of a command; "unknown" for another name."""
         path = REPOSITORY / "notebooks" / f"{self.notebook}.ipynb"
+        if self.notebook in COMMANDS:
+            return closure.code_hash(*COMMANDS[self.notebook])
         return closure.notebook_hash(path, without=READING) if path.is_file() else "unknown"
 
     def _mine(self, table: str) -> list[str]:
@@ -182,6 +188,18 @@ def latest(notebook: str, table: str, output: str = "", of: str | None = None) -
                 frame.attrs |= {"machine": folder.name, "run": run, "profile": record.profile}
                 return frame
     raise FileNotFoundError(f"no {table!r} measured yet: run notebook {notebook}")
+
+
+def all_runs(notebook: str, table: str, of: str, output: str = "") -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each run of a machine that has rows of ``notebook``'s ``table``, the newest first, with its rows.
+
+    A run whose record cannot be trusted is left out, with a warning.
+    """
+    folders = _folders(output, of)
+    found = {path.stem: path for folder in reversed(folders) for path in (folder / notebook / table).glob("*.csv")}
+    for run in sorted(found, reverse=True):
+        if _record(found[run].parents[2] / "runs" / f"{run}.json", of):
+            yield run, _parsed(text_of(found[run]))
 
 
 def machines(output: str = "") -> list[str]:

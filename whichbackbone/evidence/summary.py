@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from whichbackbone.evidence import chooser, claims, markdown, store
+from whichbackbone.evidence import chooser, claims, markdown, speed, store
 from whichbackbone.evidence.cases import PUBLISHED, TIMED
 
 # What somebody has -> what they would ask chooser.choose. The limits are round numbers, on purpose.
@@ -45,7 +45,7 @@ def first_question(machine: str | None = None, output: str = "") -> str:
     here = sorted((case for case in faster.cases if case.rests == TIMED), key=lambda case: case.figure.value)
     elsewhere = sorted(case.figure.value for case in faster.cases if case.rests == PUBLISHED)
     if not here or not fewer.cases:
-        return "Whether fewer operations are less time was not measured yet: run 09."
+        return "Whether fewer operations are less time was not measured yet: python -m whichbackbone measure."
     macs, (least, *_, most) = fewer.cases[0].figure.value, (here[0], *here[-1:])
     text = (
         f"EfficientNet-B0 needs **{macs:.1f} times fewer multiply-accumulates** than ResNet-50. On `{here[0].machine}` "
@@ -57,7 +57,8 @@ def first_question(machine: str | None = None, output: str = "") -> str:
     short = all(case.figure.value < macs for case in faster.cases)
     return f"{text}. " + (
         "Nowhere does all of the saving arrive: choose the runtime, then measure the two nets you can afford in it."
-        if short else "How much of the saving arrives depends on the runtime: choose it first, then measure in it."
+        if short
+        else "How much of the saving arrives depends on the runtime: choose it first, then measure in it."
     )
 
 
@@ -100,7 +101,7 @@ def same_net_again(machine: str | None = None, output: str = "") -> str:
 def _row(have: str, wish: dict[str, object], machine: str | None, output: str) -> dict[str, str]:
     try:
         ranked = chooser.choose(**wish, machine=machine, output=output)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, speed.NotMeasured) as error:
         return {"you have": have, "take": str(error)}
     fits = ranked[ranked.fits]
     if fits.empty:

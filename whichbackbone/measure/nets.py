@@ -1,4 +1,4 @@
-"""Nets that are built here, timed and counted at their own input size: what the family notebooks have alike."""
+"""Nets that are built here, timed beside timm's of the same name; all other times are in the speed table."""
 
 from collections.abc import Sequence
 
@@ -10,40 +10,7 @@ from torch import nn
 from whichbackbone import checks
 from whichbackbone.evidence import catalogue
 from whichbackbone.evidence.intervals import Interval
-from whichbackbone.measure import cost, timing
-
-YARD = "resnet50"
-
-
-def latency(names: Sequence[str], *, rounds: int, seconds: float) -> pd.DataFrame:
-    """Time nets in eager mode at batch 1, all interleaved, and count them.
-
-    Args:
-        names: timm names of nets that are built here.
-        rounds, seconds: of :func:`timing.measure`.
-
-    Returns:
-        One row a net: the columns of :func:`timing.measure`, then pixels (side of the input that the net was trained
-        at), params, macs and activations of one image.
-    """
-    sides = {name: catalogue.net(name).size for name in names}
-    images = {side: _image(side) for side in sides.values()}
-    nets = {name: checks.build(name).eval() for name in names}
-    times = timing.measure({name: timing.inference(net, images[sides[name]]) for name, net in nets.items()},
-                           rounds=rounds, seconds=seconds)  # fmt: skip
-    counts = [dict(pixels=sides[name], **vars(cost.total(net, sides[name]))) for name, net in nets.items()]
-    return times.join(pd.DataFrame(counts))
-
-
-def time_ratios(latency: pd.DataFrame, yard: str = YARD) -> dict[str, Interval]:
-    """How many times longer each net takes than ``yard``, from the same rounds; ``yard`` itself left out."""
-    return {name: timing.ratio(latency, name, yard) for name in latency["name"] if name != yard}
-
-
-def per_mac_ratios(latency: pd.DataFrame, yard: str = YARD) -> dict[str, Interval]:
-    """How many times longer one of each net's MACs takes than one of ``yard``'s; ``yard`` itself left out."""
-    macs = latency.set_index("name").macs
-    return {name: ratio.times(macs[yard] / macs[name]) for name, ratio in time_ratios(latency, yard).items()}
+from whichbackbone.measure import timing
 
 
 def against_timm(names: Sequence[str], *, rounds: int, seconds: float) -> pd.DataFrame:

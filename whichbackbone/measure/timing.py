@@ -1,9 +1,12 @@
-"""The one timer of the study: every time that a notebook shows comes from :func:`measure`.
+"""The one timer of the study: every time that a notebook shows comes from here, in one of two regimes.
 
-Three things make two times comparable here: all candidates get the same number of threads; each is warmed up until its
-times have settled; and each round visits all in a new random order, so that a machine that slows down slows all alike.
-Round i therefore holds samples of all candidates that were taken next to each other, and :func:`ratio` compares them in
-pairs.
+*Hot* (:func:`measure`): a sample is calls back to back, after one that is not timed. So a candidate pays for nothing
+that another one left behind: caches full of other weights, layers that the library compiled and threw away meanwhile.
+*Cold* (:func:`cold`): a sample is one call, after the caches were displaced or after an idle pause.
+
+Three things make two times comparable: all candidates get the same number of threads; each is warmed up until its times
+have settled; and each round visits all in a new random order, so that a machine that slows down slows all alike. Round
+i therefore holds samples of all candidates taken next to each other, and :func:`ratio` compares them in pairs.
 """
 
 import gc
@@ -20,11 +23,17 @@ import threadpoolctl
 import torch
 from torch import nn
 
-from whichbackbone.evidence import intervals
+from whichbackbone.evidence import intervals, machine
 from whichbackbone.evidence.intervals import Interval
 from whichbackbone.measure import memory
 
 WARMUP_SECONDS = 3.0
+LONG_SECONDS = 0.05  # a call that averages over noise by itself
+SAMPLE_MS = 20.0  # least length of a hot sample
+CROWD = 8  # candidates that one call of the timer takes without being told why
+DRIFT = 0.15  # share by which hot samples may exceed the candidate's own warm-up
+IDLE_SECONDS = 0.3  # long enough for threads to sleep and clocks to fall
+COLD = ("cache", "idle")
 
 
 def measure(
@@ -35,10 +44,11 @@ def measure(
     rounds: int = 20,
     min_rounds: int = 5,
     seconds: float | None = None,
-    min_sample_ms: float = 2.0,
+    min_sample_ms: float = SAMPLE_MS,
     warmup_tolerance: float = 0.05,
     peak_memory: bool = False,
     seed: int = 0,
+    crowd: str = "",
 ) -> pd.DataFrame:
     """Time each candidate, interleaved round by round, and return one row per candidate in the order given.
 
@@ -53,17 +63,24 @@ def measure(
         warmup_tolerance: warm-up ends when two successive medians differ by less than this share.
         peak_memory: also report the peak of live tensor memory during one call (:mod:`whichbackbone.measure.memory`).
         seed: of the order within each round and of the bootstrap.
+        crowd: why more than CROWD candidates may share a process: nets of many layers then displace what others need,
+            even if a hot sample repairs most of that.
 
     Returns:
         Columns name; status ("ok", or why it failed: a candidate that runs out of memory is a row, not an exception);
         median_ms, q25_ms, q75_ms per call; low_ms, high_ms, the 95 % bootstrap interval of the median; rounds;
-        calls_per_sample; warmup_calls; threads; device; peak_mb (1e6 bytes, if asked); samples_ms, the raw samples.
+        calls_per_sample; warmup_calls; warmup_ms, the median of its last calls; drifted, whether median_ms exceeds that
+        by over 15 %; threads; device; peak_mb (1e6 bytes, if asked); samples_ms, the raw samples.
 
     Raises:
-        ValueError: if there is no candidate, or rounds, min_rounds or threads are below 1.
+        ValueError: if there is no candidate, or over CROWD of them without a reason, or rounds, min_rounds or threads
+            are below 1.
     """
     if not candidates:
         raise ValueError("nothing to time: candidates is empty")
+    if len(candidates) > CROWD and not crowd:
+        raise ValueError(f"{len(candidates)} candidates in one process: time at most {CROWD} together, or say in "
+                         "crowd= why these do not disturb each other")  # fmt: skip
     if rounds < 1 or not 1 <= min_rounds or threads is not None and threads < 1:
         raise ValueError(f"rounds, min_rounds and threads must be at least 1: {rounds}, {min_rounds}, {threads}")
     synchronise = _synchroniser(device)
@@ -78,15 +95,58 @@ def measure(
             if seconds is not None and done >= min_rounds and time.perf_counter() - start > seconds:
                 break
             for name in random.permutation(list(states)):
-                states[name].sample()
+                states[name].sample_hot()
         if peak_memory:
             for state in states.values():
                 state.measure_memory(device)
         used = torch.get_num_threads()
     rows = [{"name": name, **state.row(seed), "threads": used, "device": device} for name, state in states.items()]
     order = ["name", "status", "median_ms", "q25_ms", "q75_ms", "low_ms", "high_ms", "rounds", "calls_per_sample"]
-    order += ["warmup_calls", "threads", "device", *(["peak_mb"] if peak_memory else []), "samples_ms"]
+    order += ["warmup_calls", "warmup_ms", "drifted", "threads", "device"]
+    order += [*(["peak_mb"] if peak_memory else []), "samples_ms"]
     return pd.DataFrame(rows)[order]
+
+
+def cold(
+    candidates: Mapping[str, Callable[[], object]], *, after: str, threads: int | None = None, rounds: int = 5,
+    device: str = "cpu", seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Time single calls that find the machine unprepared, interleaved round by round.
+
+    Args:
+        candidates: name -> callable without arguments; each is called twice first, so that nothing is set up for the
+            first time any more.
+        after: ``cache``: twice the last-level cache was written just before. ``idle``: nothing ran for 0.3 s, so that
+            threads sleep and clocks have fallen.
+        threads, rounds, device, seed: see :func:`measure`.
+
+    Returns:
+        As :func:`measure` does.
+
+    Raises:
+        ValueError: if there is no candidate, or for an unknown ``after``.
+    """
+    if after not in COLD:
+        raise ValueError(f"unknown way to cool down {after!r}: choose one of {', '.join(COLD)}")
+    if not candidates:
+        raise ValueError("nothing to time: candidates is empty")
+    synchronise = _synchroniser(device)
+    random = np.random.default_rng(seed)
+    other = np.zeros(2 * machine.last_level_cache() // 8) if after == "cache" else None
+    with limited_to(threads), _no_collection():
+        states = {name: _Candidate(call, synchronise) for name, call in candidates.items()}
+        for state in states.values():
+            state.warm_up(0.0, math.inf, 0.0)
+        for _ in range(rounds):
+            for name in random.permutation(list(states)):
+                if other is None:
+                    time.sleep(IDLE_SECONDS)
+                else:
+                    other += 1.0
+                states[name].sample_once()
+        used = torch.get_num_threads()
+    rows = [{"name": name, **state.row(seed), "threads": used, "device": device} for name, state in states.items()]
+    return pd.DataFrame(rows).drop(columns=["peak_mb", "drifted"]).assign(drifted=False)
 
 
 def ratio(frame: pd.DataFrame, slow: str, fast: str, seed: int = 0) -> Interval:
@@ -184,7 +244,7 @@ class _Candidate:
 
     def __init__(self, call: Callable[[], object], synchronise: Callable[[], None]):
         self.call, self.synchronise = call, synchronise
-        self.status, self.samples, self.calls, self.warmups = "ok", [], 1, 0
+        self.status, self.samples, self.calls, self.warmups, self.warm = "ok", [], 1, 0, math.nan
         self.peak_mb = math.nan
 
     def warm_up(self, min_sample: float, tolerance: float, limit: float) -> None:
@@ -199,19 +259,29 @@ class _Candidate:
             if self.status != "ok":
                 return
             # The first call pays for allocation and lazy set-up. Long calls average over noise by themselves.
-            window = 1 if times[-1] > 0.3 else 3
+            window = 1 if times[-1] > LONG_SECONDS else 3
             if self.warmups > 1 and len(times) >= window:
                 now = median(times[-window:])
                 settled = last is not None and abs(now - last) <= tolerance * last
                 if settled or time.perf_counter() - start > limit:
+                    self.warm = now
                     self.calls = max(1, math.ceil(min_sample / max(now, 1e-7)))  # a coarse clock may say 0
                     return
                 times, last = [], now
 
-    def sample(self) -> None:
-        """Take one more sample."""
+    def sample_hot(self) -> None:
+        """Take one more sample of calls back to back, after a call that is not timed."""
         if self.status == "ok":
-            sample = self._time(self.calls)
+            self._time(1)
+        self._sample(self.calls)
+
+    def sample_once(self) -> None:
+        """Take one more sample of a single call."""
+        self._sample(1)
+
+    def _sample(self, calls: int) -> None:
+        if self.status == "ok":
+            sample = self._time(calls)
             self.samples += [sample] if self.status == "ok" else []
 
     def measure_memory(self, device: str) -> None:
@@ -228,7 +298,8 @@ class _Candidate:
         q25, q75 = np.quantile(samples, [0.25, 0.75])
         return dict(
             status=self.status, median_ms=middle.value, q25_ms=q25, q75_ms=q75, low_ms=middle.low, high_ms=middle.high,
-            rounds=len(self.samples), calls_per_sample=self.calls, warmup_calls=self.warmups, peak_mb=self.peak_mb,
+            rounds=len(self.samples), calls_per_sample=self.calls, warmup_calls=self.warmups, warmup_ms=self.warm * 1e3,
+            drifted=bool(ok and middle.value > (1 + DRIFT) * self.warm * 1e3), peak_mb=self.peak_mb,
             samples_ms=[float(s) for s in samples] if ok else [],
         )  # fmt: skip
 

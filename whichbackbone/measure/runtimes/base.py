@@ -22,14 +22,24 @@ class Prepared:
     Attributes:
         runtime: its name.
         run: takes no argument and does one forward pass on the example.
-        prepare_s: seconds of converting or compiling, the first call included. They belong to no run time.
+        prepare_s: seconds of loading or compiling, the first call included. They belong to no run time.
+        export_s: seconds of writing the model for the runtime; 0 where it needs no file, or has one from before.
         max_difference: the largest absolute difference from eager's output, as a share of the range of that output.
     """
 
     runtime: str
     run: Callable[[], object]
     prepare_s: float
+    export_s: float
     max_difference: float
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A runtime that does not run a model, and why, in one line."""
+
+    runtime: str
+    reason: str
 
 
 def difference(name: str, output: np.ndarray, expected: np.ndarray) -> float:

@@ -12,6 +12,8 @@ from torch import nn
 from whichbackbone.measure import timing
 from whichbackbone.measure.runtimes.base import quiet
 
+SWITCHES = ("TORCHDYNAMO_DISABLE", "TORCH_COMPILE_DISABLE")
+
 
 def plain(model: nn.Module, x: torch.Tensor, threads: int) -> Callable[[], object]:
     """Return one forward pass of the model as it is, on ``x``, as a callable."""
@@ -25,7 +27,15 @@ def channels_last(model: nn.Module, x: torch.Tensor, threads: int) -> Callable[[
 
 
 def compiled(model: nn.Module, x: torch.Tensor, threads: int) -> Callable[[], object]:
-    """Return one forward pass of the model as ``torch.compile`` makes it, compiled anew and called once."""
+    """Return one forward pass of the model as ``torch.compile`` makes it, called once.
+
+    It is compiled anew, unless $TORCHINDUCTOR_CACHE_DIR names a folder that holds it from before.
+
+    Raises:
+        RuntimeError: where the environment switches the compiler off, and it would silently run eagerly.
+    """
+    if off := [name for name in SWITCHES if os.environ.get(name, "0") not in ("", "0")]:
+        raise RuntimeError(f"torch.compile is switched off by {off[0]}")
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         return model(x)
@@ -34,7 +44,11 @@ def compiled(model: nn.Module, x: torch.Tensor, threads: int) -> Callable[[], ob
     # So each model gets a code object of its own, and fullgraph makes an error of any part that would stay eager.
     forward.__code__ = forward.__code__.replace()
     # Inductor keeps what it compiled on disk; a warm cache would make the compile time look like nothing.
-    with tempfile.TemporaryDirectory() as folder, _environment(TORCHINDUCTOR_CACHE_DIR=folder), quiet():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        quiet(),
+        _environment(TORCHINDUCTOR_CACHE_DIR=os.environ.get("TORCHINDUCTOR_CACHE_DIR", folder)),
+    ):
         run = timing.inference(torch.compile(forward, fullgraph=True), x)
         run()
     return run

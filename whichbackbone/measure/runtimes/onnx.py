@@ -1,19 +1,14 @@
 """Runtimes that read ONNX files: ONNX Runtime and OpenVINO. Each is imported when it is used."""
 
-import contextlib
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
-from torch import nn
 
-from whichbackbone.measure.runtimes.base import quiet
 from whichbackbone.optional import needs
 
 
-def onnxruntime(model: nn.Module, x: torch.Tensor, threads: int) -> Callable[[], object]:
-    """Return one call of the exported model in ONNX Runtime's CPU provider, on ``x``, with so many threads.
+def onnxruntime(path: str, x: torch.Tensor, threads: int) -> Callable[[], object]:
+    """Return one call of an ONNX file in ONNX Runtime's CPU provider, on ``x``, with so many threads.
 
     Raises ``ModuleNotFoundError`` if ONNX Runtime is not installed.
     """
@@ -24,14 +19,13 @@ def onnxruntime(model: nn.Module, x: torch.Tensor, threads: int) -> Callable[[],
     options.inter_op_num_threads = 1
     # Its threads would otherwise spin after a call and steal time from whoever is measured next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    with exported(model, x) as path:
-        session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: x.numpy()}
     return lambda: session.run(None, feed)[0]
 
 
-def openvino(model: nn.Module, x: torch.Tensor, threads: int) -> Callable[[], object]:
-    """Return one call of the exported model in OpenVINO on the CPU, on ``x``, with so many threads, in fp32.
+def openvino(path: str, x: torch.Tensor, threads: int) -> Callable[[], object]:
+    """Return one call of an ONNX file in OpenVINO on the CPU, on ``x``, with so many threads, in fp32.
 
     Raises ``ModuleNotFoundError`` if OpenVINO is not installed.
     """
@@ -39,17 +33,6 @@ def openvino(model: nn.Module, x: torch.Tensor, threads: int) -> Callable[[], ob
         from openvino import Core
     # fp32 everywhere: on newer CPUs OpenVINO would choose bf16 by itself and win by computing less.
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    with exported(model, x) as path:
-        compiled = Core().compile_model(path, "CPU", settings)
+    compiled = Core().compile_model(path, "CPU", settings)
     request, feed = compiled.create_infer_request(), [x.numpy()]
     return lambda: request.infer(feed)[0]
-
-
-@contextlib.contextmanager
-def exported(model: nn.Module, x: torch.Tensor) -> Iterator[str]:
-    """Give the path of the model as an ONNX file for the shape of ``x``; the file goes when the context ends."""
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        path = str(Path(folder) / "model.onnx")
-        # The TorchScript exporter: a second a model where the newer one takes ten, and both give the same graph here.
-        torch.onnx.export(model, (x,), path, dynamo=False)
-        yield path

@@ -1,0 +1,331 @@
+"""The speed table: every time of a net on a page is read, pooled and compared here.
+
+``python -m whichbackbone measure`` writes it (:mod:`whichbackbone.measure.visits`). A row is one visit of one
+:class:`Point`. Each block of a visit is one process and holds ResNet-50 too, so that any two nets can be compared
+through it. Nothing here needs torch.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from whichbackbone.evidence import catalogue, intervals, machine, store
+from whichbackbone.evidence.intervals import Components, Interval
+
+NOTEBOOK, TABLE = "speed", "visits"  # where the store keeps the rows
+YARD = "resnet50"  # the common reference of all blocks
+NEWEST = 10  # runs that are pooled
+SLOW = 0.7  # a block whose peak lies below this share of the best one of its machine is left out
+# Libraries whose version decides a time; runs are pooled only where these agree.
+DECIDING = ("torch", "onnxruntime", "openvino")
+
+REGIMES = {
+    "hot": "hot: calls back to back",
+    "cold_cache": "cold: one call after the caches were displaced",
+    "cold_idle": "cold: one call after an idle pause",
+}
+PRECISIONS = ("fp32", "amp")
+MODES = ("inference", "training")
+DEVICES = ("cpu", "cuda", "mps")
+
+
+class NotMeasured(LookupError):
+    """No visit measured this point; the message says why, and what measures it."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one time is the time of.
+
+    Attributes:
+        net: timm's name.
+        pixels: side of the square input; 0 is the side that the net was trained at.
+        batch: images a call.
+        runtime: one of :data:`whichbackbone.evidence.catalogue.RUNTIMES`.
+        precision: one of PRECISIONS.
+        threads: of the runtime; 0 is all cores that the process may use, and is kept as that number.
+        regime: one of REGIMES.
+        mode: inference, or training (forward, loss, backward and one step of SGD).
+        device: one of DEVICES.
+    """
+
+    net: str
+    pixels: int = 0
+    batch: int = 1
+    runtime: str = "eager"
+    precision: str = "fp32"
+    threads: int = 0
+    regime: str = "hot"
+    mode: str = "inference"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Fill in the side of the input, and refuse what is unknown, naming what there is."""
+        object.__setattr__(self, "pixels", self.pixels or catalogue.net(self.net).size)
+        known = {"runtime": catalogue.RUNTIMES, "precision": PRECISIONS, "regime": REGIMES, "mode": MODES,
+                 "device": DEVICES}  # fmt: skip
+        for what, names in known.items():
+            if getattr(self, what) not in names:
+                raise ValueError(f"unknown {what} {getattr(self, what)!r}: choose one of {', '.join(names)}")
+        for what, least in (("pixels", 1), ("batch", 1), ("threads", 0)):
+            if getattr(self, what) < least:
+                raise ValueError(f"{what} {getattr(self, what)}: give a whole number from {least} on")
+
+    @property
+    def label(self) -> str:
+        """The net as a figure names it: with its side where that is not the one it was trained at."""
+        return self.net if self.pixels == catalogue.net(self.net).size else f"{self.net}@{self.pixels}"
+
+    def yard(self) -> "Point":
+        """ResNet-50 at its own side, all else alike: what this point is compared with."""
+        return replace(self, net=YARD, pixels=catalogue.net(YARD).size)
+
+
+KEY = [f.name for f in fields(Point)]
+COUNTS = ("params", "macs", "activations")  # of one image
+SETTING = [name for name in KEY if name not in ("net", "pixels")]
+
+
+class Table:
+    """The visits of one machine, pooled.
+
+    Args:
+        rows: of :func:`rows`; runs that do not count are left out already.
+        machine: whose they are.
+        between: setting -> variance between runs of another machine's log ratios, for a machine with a single run.
+    """
+
+    def __init__(self, rows: pd.DataFrame, machine: str, between: Mapping[str, float] | None = None):
+        self.machine = machine
+        self.all = rows
+        self.rows = rows[rows.status.eq("ok") & ~rows.slowed]
+        self._between = dict(between or {})
+
+    @property
+    def runs(self) -> list[str]:
+        """Runs that count, oldest first."""
+        return sorted(self.rows.run.unique())
+
+    @property
+    def threads(self) -> int:
+        """Cores that the runs used where all were used."""
+        return int(self.rows.threads.max())
+
+    def time(self, point: Point) -> Interval:
+        """Milliseconds of a call. Raises :class:`NotMeasured`."""
+        return self._pooled(point, "log_ms")
+
+    def ratio(self, a: Point, b: Point) -> Interval:
+        """How many times longer ``a`` takes than ``b``.
+
+        From the blocks that hold both where there are enough of them (all runtimes of one net share a block), else
+        through ResNet-50, which stands in each block. Raises :class:`NotMeasured`.
+        """
+        if replace(a, net="", pixels=1) == replace(b, net="", pixels=1):
+            first, second = (self._to_yard(p) for p in (a, b))
+            return intervals.quotient(first, second) if a != a.yard() and b != b.yard() else (
+                first if b == b.yard() else second.inverse())  # fmt: skip
+        return self._shared(a, b)
+
+    def points(self, **where: object) -> pd.DataFrame:
+        """One row for each point that was timed: the columns of :class:`Point`, label, family, ms, low_ms, high_ms.
+
+        Also to_yard, low and high (how many times ResNet-50's time), half (half-width of that in logs), visits,
+        flagged (whether the timer's check of itself failed in some visit), prepare_s and export_s (medians, the export
+        of those visits that made one), and params, macs and activations of one image.
+
+        Args:
+            where: columns of :class:`Point` and the value, or list of values, that they must have.
+        """
+        chosen = _selected(self.rows, self._where(where))
+        found = [self._row(Point(**dict(zip(KEY, key, strict=True))), part) for key, part in chosen.groupby(KEY)]
+        return pd.DataFrame(found) if found else pd.DataFrame(columns=[*KEY, "label", "family", "ms", "to_yard"])
+
+    def count(self, point: Point, what: str) -> float:
+        """params, macs or activations of one image of a net. Raises :class:`NotMeasured`."""
+        found = self._counts.get((point.net, point.pixels))
+        if found is None:
+            raise NotMeasured(self._why_not(self._full(point)))
+        return found[what]
+
+    def missing(self, points: Iterable[Point]) -> dict[Point, str]:
+        """Those points that no visit timed, with the reason: a refusal, or that nobody asked."""
+        return {p: self._why_not(self._full(p)) for p in points if self._of(self._full(p)).empty}
+
+    def tried(self, point: Point) -> bool:
+        """Whether some visit has a row of this point, be it a refusal."""
+        return not _selected(self.all, asdict(self._full(point))).empty
+
+    def scatter(self, setting: Point, column: str = "log_ratio") -> Components:
+        """How much the figures of all points with the same runtime, precision, regime and mode scatter."""
+        same = ["runtime", "precision", "regime", "mode", "device"]
+        part = self.rows
+        for name in same:
+            part = part[part[name] == getattr(setting, name)]
+        key = " ".join([*(str(getattr(setting, name)) for name in same), column])
+        if key not in self._components:
+            self._components[key] = self._scatter(part, column, key)
+        return self._components[key]
+
+    @cached_property
+    def _components(self) -> dict[str, Components]:
+        return {}
+
+    def _scatter(self, part: pd.DataFrame, column: str, key: str) -> Components:
+        part = part[part.net.ne(YARD)] if column == "log_ratio" else part
+        points = [[run[column].to_numpy() for _, run in point.groupby("run")] for _, point in part.groupby(KEY)]
+        blocks = max(1, part.groupby(["run", "visit", "block"]).ngroups)
+        found = intervals.components(points, len(part) / blocks)
+        if math.isnan(found.between) and key in self._between:
+            return replace(found, between=self._between[key])
+        return found
+
+    def _row(self, point: Point, part: pd.DataFrame) -> dict[str, object]:
+        time, ratio = self.time(point), self._to_yard(point)
+        return asdict(point) | dict(
+            label=point.label, family=catalogue.family(point.net), ms=time.value, low_ms=time.low, high_ms=time.high,
+            to_yard=ratio.value, low=ratio.low, high=ratio.high, half=math.log(ratio.high / ratio.value),
+            visits=len(part), flagged=bool(part.flagged.any()), prepare_s=part.prepare_s.median(),
+            export_s=part.export_s[part.export_s > 0].median(), **self._counts.get((point.net, point.pixels), {}),
+        )  # fmt: skip
+
+    def _to_yard(self, point: Point) -> Interval:
+        """How many times ResNet-50's time of the same block a point takes."""
+        if self._full(point) == self._full(point).yard():
+            self._of(point)
+            return intervals.exact(1)
+        return self._pooled(point, "log_ratio")
+
+    def _pooled(self, point: Point, column: str) -> Interval:
+        point = self._full(point)
+        part = self._of(point).dropna(subset=[column])
+        if part.empty:
+            raise NotMeasured(self._why_not(point))
+        runs = [run[column].to_numpy() for _, run in part.groupby("run")]
+        return intervals.exponential(intervals.pooled(runs, self.scatter(point, column)))
+
+    def _shared(self, a: Point, b: Point) -> Interval:
+        """Ratio of two points of different settings, from the visits in which one process measured both."""
+        where = ["run", "visit", "block"]
+        sides = [self._of(self._full(p)).set_index(where).log_ms for p in (a, b)]
+        gaps = sides[0].sub(sides[1]).dropna() if all(map(len, sides)) else pd.Series(dtype=float)
+        if gaps.empty:
+            for p in (a, b):
+                self.time(p)  # says which is missing
+            return intervals.quotient(self.time(a), self.time(b))
+        runs = [part.to_numpy() for _, part in gaps.groupby(level="run")]
+        both = [self.scatter(self._full(p)) for p in (a, b)]
+        # The two settings' processes are one here, so the scatter of the gap itself counts where it is known.
+        own = intervals.components([runs])
+        within = own.within if len(gaps) > 3 else sum(s.within for s in both)
+        scatter = Components(within, max(s.between for s in both), max(3.0, own.freedom))
+        return intervals.exponential(intervals.pooled(runs, scatter))
+
+    def _full(self, point: Point) -> Point:
+        return point if point.threads else replace(point, threads=self.threads)
+
+    def _where(self, where: Mapping[str, object]) -> dict[str, object]:
+        return {k: self.threads if k == "threads" and v == 0 else v for k, v in where.items()}
+
+    def _of(self, point: Point) -> pd.DataFrame:
+        return self._by_point.get(tuple(asdict(self._full(point)).values()), self.rows.iloc[:0])
+
+    @cached_property
+    def _counts(self) -> dict[tuple[str, int], dict[str, float]]:
+        """params, macs and activations of each net at each side: the same in all visits, counted in the first."""
+        counted = self.all.dropna(subset=list(COUNTS)).drop_duplicates(["net", "pixels"])
+        return counted.set_index(["net", "pixels"])[list(COUNTS)].to_dict("index")
+
+    @cached_property
+    def _by_point(self) -> dict[tuple, pd.DataFrame]:
+        return dict(list(self.rows.groupby(KEY)))
+
+    def _why_not(self, point: Point) -> str:
+        key = asdict(point)
+        tried = _selected(self.all, key)
+        if reasons := [s for s in tried.status.unique() if s != "ok"]:
+            return f"{point.label} in {catalogue.RUNTIMES[point.runtime]}: {reasons[0]}"
+        return (f"{point.label} in {catalogue.RUNTIMES[point.runtime]}, {point.regime}, batch {point.batch}, was not "
+                f"measured on {self.machine}: python -m whichbackbone measure --nets {point.net}")  # fmt: skip
+
+
+def table(output: str = "", of: str | None = None) -> Table:
+    """The speed table of a machine: this one's, else the one with the newest run.
+
+    Args:
+        output: a folder whose results come first; then the repository's.
+        of: a machine whose rows alone count.
+
+    Raises:
+        NotMeasured: where no machine has visits, or not the one asked for.
+    """
+    names = [name for name in store.machines(output) if of in (None, name)]
+    found = {name: rows for name in names if len(rows := read(name, output))}
+    if not found:
+        whose = f" on {of}" if of else ""
+        raise NotMeasured(f"no visits measured yet{whose}: python -m whichbackbone measure")
+    own = machine.slug()
+    name = own if own in found else max(found, key=lambda n: found[n].run.max())
+    return Table(found[name], name, _of_others(found, name))
+
+
+def read(of: str, output: str = "") -> pd.DataFrame:
+    """All visits of a machine that may be pooled: its newest runs whose libraries agree with the newest one's.
+
+    Returns:
+        The stored rows with log_ms; log_ratio, to ResNet-50 of the same block and setting (nan where it failed there);
+        slowed, whether the block's peak was far below the machine's best, or the whole run is marked.
+    """
+    parts, versions = [], None
+    for run, rows in store.all_runs(NOTEBOOK, TABLE, of, output):
+        record = store.record_of(run, output)
+        mine = {name: record.versions.get(name) for name in DECIDING}
+        versions = versions or mine
+        if mine == versions and len(parts) < NEWEST:
+            parts.append(rows)
+    if not parts:
+        return pd.DataFrame()
+    rows = pd.concat(parts, ignore_index=True)
+    marked = store.runs(of, output).query("slow").run
+    best = rows.peak_gflops.max()
+    rows["slowed"] = rows.run.isin(marked) | (rows.peak_gflops < SLOW * best)
+    rows["log_ms"] = np.log(rows.ms)
+    block = ["run", "visit", "block", *SETTING]
+    yard = rows[rows.net.eq(YARD) & rows.pixels.eq(catalogue.net(YARD).size) & rows.status.eq("ok")]
+    reference = yard.drop_duplicates(block).set_index(block).log_ms
+    rows["log_ratio"] = rows.log_ms - reference.reindex(pd.MultiIndex.from_frame(rows[block])).to_numpy()
+    return rows
+
+
+def _of_others(found: Mapping[str, pd.DataFrame], name: str) -> dict[str, float]:
+    """Variances between runs, for a machine with one run, from machines that have several."""
+    if found[name].run.nunique() > 1:
+        return {}
+    known: dict[str, list[float]] = {}
+    for other, rows in found.items():
+        if other != name and rows.run.nunique() > 1:
+            theirs = Table(rows, other)
+            for setting in {(p.runtime, p.precision, p.regime, p.mode, p.device): p for p in _settings(rows)}.values():
+                for column in ("log_ratio", "log_ms"):
+                    between = theirs.scatter(setting, column).between
+                    if math.isfinite(between):
+                        same = ("runtime", "precision", "regime", "mode", "device")
+                        key = " ".join([*(str(getattr(setting, s)) for s in same), column])
+                        known.setdefault(key, []).append(between)
+    return {key: float(np.mean(values)) for key, values in known.items()}
+
+
+def _settings(rows: pd.DataFrame) -> list[Point]:
+    return [Point(**row) for row in rows[KEY].drop_duplicates(SETTING).to_dict("records")]
+
+
+def _selected(rows: pd.DataFrame, where: Mapping[str, object]) -> pd.DataFrame:
+    for name, value in where.items():
+        if name not in KEY:
+            raise KeyError(f"no part {name!r} of a point: there are {', '.join(KEY)}")
+        rows = rows[rows[name].isin(value if isinstance(value, Sequence) and not isinstance(value, str) else [value])]
+    return rows
