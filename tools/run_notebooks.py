@@ -5,15 +5,12 @@ still there. So an interrupted run goes on where it stopped.
 """
 
 import argparse
-import contextlib
-import fcntl
 import json
 import os
 import platform
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -267,23 +264,10 @@ class Line:
         print(f"\r\033[K{self.start}{text}", end="", flush=True)
 
 
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Hold a folder for this run: two at once would spoil each other's timings and files.
-
-    Raises ``OSError`` when the folder cannot be written, ``RuntimeError`` when another run holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(f"another run writes to {folder}: wait for it, or use another --output") from None
-        yield
-
-
 def run_all(options: Options) -> int:
     """Run what was asked for. Returns the exit code."""
+    from whichbackbone.folders import claimed  # needs the installed environment
+
     place = Place(options)
     if options.force:
         os.environ["WHICHBACKBONE_FRESH"] = "1"  # the notebooks measure again what they have measured before

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 KEEP = {"visits": 3}  # runs of a table that stay when a machine's results are tidied; of any other table one
 
@@ -79,6 +80,7 @@ def measure(
     threads: tuple[int, ...], device: str, minutes: float | None, again: bool, output: str,
 ) -> int:  # fmt: skip
     """Make the visits, then say what was measured and which verdicts it changed."""
+    from whichbackbone import folders
     from whichbackbone.measure import plan, visits
 
     usual = plan.RUNTIMES if device == "cpu" else ("eager", "channels_last", "compile")
@@ -87,7 +89,8 @@ def measure(
         nets or plan.CORE, runtimes or usual, precision, batch, threads, device)  # fmt: skip
     before = _verdicts(output)
     try:
-        done = visits.run(groups, output=output, minutes=minutes, again=again)
+        with folders.claimed(Path(output) if output else folders.REPOSITORY / "build" / "standard"):
+            done = visits.run(groups, output=output, minutes=minutes, again=again)
     except KeyboardInterrupt:
         print("\ninterrupted: the blocks measured so far are kept, and the same command goes on there")
         return 130

@@ -86,6 +86,7 @@ class Point:
 
 
 KEY = [f.name for f in fields(Point)]
+MEASURED = ("status", "ms", "flagged", "peak_gflops", "prepare_s", "export_s")
 COUNTS = ("params", "macs", "activations")  # of one image
 SETTING = [name for name in KEY if name not in ("net", "pixels")]
 
@@ -290,6 +291,7 @@ def read(of: str, output: str = "") -> pd.DataFrame:
     if not parts:
         return pd.DataFrame()
     rows = pd.concat(parts, ignore_index=True)
+    rows = rows.reindex(columns=rows.columns.union([*KEY, *MEASURED, *COUNTS], sort=False))  # all may have failed
     marked = store.runs(of, output).query("slow").run
     best = rows.peak_gflops.max()
     rows["slowed"] = rows.run.isin(marked) | (rows.peak_gflops < SLOW * best)

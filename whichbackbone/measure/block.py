@@ -22,11 +22,11 @@ from whichbackbone.measure import cost, peaks, runtimes, timing
 from whichbackbone.measure.runtimes import Refused, Subject
 
 ROUNDS = 3  # hot samples a point: what differs between processes is far more than what differs within one
-LEAST, SECONDS = 1, 8.0  # samples of a point, once all of its group have taken so long
+LEAST, SECONDS = 1, 5.0  # samples of a point, once all of its group have taken so long
 COLD_ROUNDS = 3
 LR = 1e-3
 AMP = {"cuda": torch.float16, "mps": torch.float16, "cpu": torch.bfloat16}
-PEAK = dict(n=1024, seconds=0.1)
+PEAK = dict(n=1024, seconds=0.3)
 
 
 @dataclass(frozen=True)

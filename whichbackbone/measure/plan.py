@@ -58,14 +58,17 @@ def core() -> list[Group]:
     named = claimed()
     every = [(name, catalogue.net(name).size) for name in CORE if name != YARD] + [(name, 224) for name in AT_224]
     often = tuple(net for net in every if net in named)
-    seldom = tuple(net for net in every if net not in named)
     wide = tuple((name, catalogue.net(name).size) for name in WIDE if name != YARD)
-    slow = _settings(RUNTIMES, batch=BATCH) + _settings(RUNTIMES[:2], batch=TRAINING_BATCH, mode="training")
+    slow = _settings(RUNTIMES, batch=BATCH) + _settings(("eager",), batch=TRAINING_BATCH, mode="training")
     fine = (_settings(RUNTIMES, threads=1) + _settings(RUNTIMES, regime="cold_cache")
             + _settings(RUNTIMES, regime="cold_idle") + _settings(("compile",)))  # fmt: skip
-    groups = [Group(often, hot, NAMED_VISITS), Group(seldom, hot, VISITS), Group(wide, slow, WIDE_VISITS),
-              Group(wide, fine, WIDE_VISITS)]  # fmt: skip
-    return [group for group in groups if group.nets]
+    once = [Group(wide, slow, 1), Group(wide, fine, 1)]
+    return [
+        Group(tuple(every), hot, VISITS),
+        *once,
+        Group(often, hot, NAMED_VISITS - VISITS),
+        *once * (WIDE_VISITS - 1),
+    ]
 
 
 def asked(
@@ -89,20 +92,14 @@ def claimed() -> set[tuple[str, int]]:
 
 
 def blocks(groups: Iterable[Group], seed: int) -> list[Block]:
-    """All blocks of all visits, first visits first, in random order within a visit.
+    """All blocks of all visits: group after group, so that who stops early has measured the most telling points.
 
-    The first visit begins with the nets that stand first in the plan, which are those of the claims: who stops early
-    has measured the most telling points.
+    In each visit other nets share a process, so that no net always has the same neighbours.
     """
-    random, found = np.random.default_rng(seed), []
-    groups = list(groups)
-    for visit in range(max(group.visits for group in groups)):
-        here = []
-        for group in groups:
-            if visit < group.visits:
-                here += [Block(visit, _points(nets, group.settings)) for nets in _drawn(group.nets, random)]
-        found += here if visit == 0 else [here[i] for i in random.permutation(len(here))]
-    return found
+    random = np.random.default_rng(seed)
+    visits = [group for group in groups for _ in range(group.visits)]
+    return [Block(number, _points(nets, group.settings)) for number, group in enumerate(visits)
+            for nets in _drawn(group.nets, random)]  # fmt: skip
 
 
 def _drawn(nets: Sequence[tuple[str, int]], random: np.random.Generator) -> list[list[tuple[str, int]]]:

@@ -260,10 +260,10 @@ class _Candidate:
                 return
             # The first call pays for allocation and lazy set-up. Long calls average over noise by themselves.
             window = 1 if times[-1] > LONG_SECONDS else 3
-            if self.warmups > 1 and len(times) >= window:
+            if len(times) >= window:
                 now = median(times[-window:])
                 settled = last is not None and abs(now - last) <= tolerance * last
-                if settled or time.perf_counter() - start > limit:
+                if self.warmups > 1 and (settled or time.perf_counter() - start > limit):
                     self.warm = now
                     self.calls = max(1, math.ceil(min_sample / max(now, 1e-7)))  # a coarse clock may say 0
                     return
