@@ -1,6 +1,7 @@
 """Results keep every earlier run, say who measured them with what, and tell what they cannot read."""
 
 import json
+import math
 import os
 from dataclasses import replace
 
@@ -187,6 +188,15 @@ def test_a_slow_run_is_marked(tmp_path, monkeypatch):
     assert store.record_of(found.run[0], str(tmp_path)).peaks == {"gflops": 200.0}
     with pytest.raises(LookupError, match="no run 'x'"):
         store.record_of("x", str(tmp_path))
+
+
+def test_a_run_on_a_fraction_of_a_core_is_marked(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "empty")
+    for number, quota in enumerate((math.inf, 2.0, 1.5)):
+        here = replace(machine.describe(), quota=quota)
+        monkeypatch.setattr(machine, "describe", lambda here=here: here)
+        made(tmp_path, run=f"20260101T00000{number}Z-0000").append("latency", rows())
+    assert store.runs(machine.slug(), str(tmp_path)).fraction.tolist() == [False, False, True]
 
 
 def test_tidying_keeps_the_newest_and_their_records(tmp_path, monkeypatch):

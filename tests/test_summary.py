@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Iterator
 
 import notebook_files as files
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from project import ROOT, notebook
 from whichbackbone.evidence import chooser, claims, intervals, speed, store, summary
 from whichbackbone.evidence.cases import COUNTED, PUBLISHED, TIMED, Case
 from whichbackbone.evidence.intervals import Interval
-from whichbackbone.evidence.store import Store
+from whichbackbone.evidence.speed import Point
 from whichbackbone.teach.exercises import EXERCISES
 
 # ------------------------------------------------------------------------------------------------------- citation
@@ -156,21 +157,44 @@ def test_the_first_question_is_answered_in_words_that_follow_the_figures(monkeyp
     assert "Nowhere" not in answer(rows(eager=3.0, compiled=11.0)), "one runtime keeps the whole promise"
 
 
-def test_two_tables_that_contradict_each_other_are_shown_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "nothing")
+def test_the_pair_is_compared_wherever_both_were_timed(monkeypatch):
+    table = speed.table(of=COMMITTED)
+    ratios = summary.corners(table)
+    assert {runtime for runtime, _ in ratios} >= {"eager", "channels_last", "onnxruntime", "openvino"}
+    slow, fast = (table.time(Point(net, runtime="openvino", threads=1)).value for net in summary.PAIR)
+    assert ratios["openvino", "hot, one thread"].value == pytest.approx(slow / fast, rel=0.1)
+    shown = summary.by_runtime_and_corner(COMMITTED).set_index("ResNet-50's time over B0's")
+    assert shown.loc["OpenVINO", "hot, all cores"] == ratios["openvino", "hot, all cores"].text(1)
+    assert list(shown.columns) == list(summary.CORNERS)
 
-    def keep(stem: str, table: str, **columns: object) -> None:
-        times = dict(median_ms=[30.0, 9.0], low_ms=[29.0, 8.0], high_ms=[31.0, 10.0]) | columns
-        Store(stem, "standard", str(tmp_path)).append(table, pd.DataFrame(times))
+    def nothing(*_):
+        raise speed.NotMeasured("no visits")
 
-    assert summary.same_net_again(output=str(tmp_path)) == ""
-    keep("05_efficientnet", "latency", name=["efficientnet_b0", "resnet18"])
-    assert summary.same_net_again(output=str(tmp_path)) == "", "one table contradicts nothing"
-    keep("09_speed_critique", "latency", label=["efficientnet_b0"] * 2, layout=["NCHW", "channels-last"],
-         median_ms=[45.0, 900.0], low_ms=[44.0, 800.0], high_ms=[47.0, 950.0])  # fmt: skip
-    said = summary.same_net_again(output=str(tmp_path))
-    assert ("30.0 ms (29.0 to 31.0; 05) in one table and 45.0 ms (44.0 to 47.0; 09, all nets) in another, 1.5 times as "
-            "long") in said  # fmt: skip
+    monkeypatch.setattr(speed, "table", nothing)
+    assert summary.by_runtime_and_corner().empty
+
+
+def test_what_the_intervals_know_is_said(monkeypatch):
+    def rows(*runs: str) -> pd.DataFrame:
+        return pd.DataFrame([
+            dict(vars(Point(net, runtime="onnxruntime", threads=2)), run=run, visit=visit, block=visit, status="ok",
+                 log_ms=np.log(ms), log_ratio=np.log(ms / 20) + 0.01 * visit, slowed=False, flagged=False,
+                 prepare_s=1.0, export_s=0.0, params=1.0, macs=1.0, activations=1.0)
+            for net, ms in (("resnet50", 20.0), ("resnet18", 10.0)) for run in runs for visit in (1, 2, 3)
+        ])  # fmt: skip
+
+    def said(*runs: str) -> str:
+        monkeypatch.setattr(speed, "table", lambda *_: speed.Table(rows(*runs), "zen-64-cores"))
+        return summary.how_far_to_trust()
+
+    assert "3 to 3 visits, every visit a process of its own, in 1 run on `zen-64-cores`, and what another" in said("a")
+    assert "6 to 6 visits" in said("a", "b") and "in 2 runs on" in said("a", "b") and "other hours" in said("a", "b")
+
+    def nothing(*_):
+        raise speed.NotMeasured("no visits")
+
+    monkeypatch.setattr(speed, "table", nothing)
+    assert summary.how_far_to_trust() == ""
 
 
 # ------------------------------------------------------------------------------------------------------- the runner

@@ -25,9 +25,10 @@ def blocks(machine: str) -> dict[str, str]:
     """Name -> what belongs between its markers, for one machine's measurements."""
     rows = claims.verdicts(machine=machine)
     ledger = markdown.table(claims.shown(rows, "notebooks/"))
-    situations = markdown.table(summary.situations(machine=machine))
+    answer = [summary.first_question(machine=machine), markdown.table(summary.by_runtime_and_corner(machine=machine)),
+              markdown.table(summary.situations(machine=machine)), summary.how_far_to_trust(machine)]  # fmt: skip
     return {
-        "answer": f"{summary.first_question(machine=machine)}\n\n{situations}\n\n{summary.same_net_again(machine)}",
+        "answer": "\n\n".join(answer),
         "verdicts": f"{claims.tally(rows)} {claims.LEGEND}.\n\n{ledger}",
         "cluster": summary.cluster(machine=machine),
     }

@@ -14,7 +14,7 @@ from whichbackbone.evidence import machine as this
 from whichbackbone.evidence.catalogue import DENSE, TASKS
 
 HARDWARE = ("cpu", "gpu", "phone")
-MEASURING_MINUTES = 20
+MEASURING_MINUTES = 50
 VALIDATION_IMAGES = 50_000  # of ImageNet, on which every top-1 here was taken
 
 # What was published for each runtime of a GPU: the precision as the timm benchmark files have it.
@@ -173,7 +173,9 @@ def _cpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
                          f"{wish.batch} --precision {wish.precision} --threads {wish.threads}")  # fmt: skip
     timed = rows.groupby("runtime").label.nunique()
     whole = timed[timed == timed.max()].index
-    best = rows[rows.runtime.isin(whole)].sort_values("ms").drop_duplicates("label")
+    # A runtime that surely keeps the limit comes before one that is faster on average and may not.
+    late = rows.high_ms / wish.batch > (wish.latency_ms or math.inf)
+    best = rows.assign(late=late)[rows.runtime.isin(whole)].sort_values(["late", "ms"]).drop_duplicates("label")
     known = table.points(batch=1, threads=0, precision="fp32", regime="hot", mode="inference", device="cpu")
     absent = known[~known.label.isin(best.label)].drop_duplicates("label")
     in_words = best.runtime.map(catalogue.RUNTIMES) + f", batch {wish.batch}"

@@ -89,6 +89,7 @@ KEY = [f.name for f in fields(Point)]
 MEASURED = ("status", "ms", "flagged", "peak_gflops", "prepare_s", "export_s")
 COUNTS = ("params", "macs", "activations")  # of one image
 SETTING = [name for name in KEY if name not in ("net", "pixels")]
+SAME = ("runtime", "precision", "regime", "mode", "device")  # points whose figures scatter alike
 
 
 class Table:
@@ -163,11 +164,10 @@ class Table:
 
     def scatter(self, setting: Point, column: str = "log_ratio") -> Components:
         """How much the figures of all points with the same runtime, precision, regime and mode scatter."""
-        same = ["runtime", "precision", "regime", "mode", "device"]
         part = self.rows
-        for name in same:
+        for name in SAME:
             part = part[part[name] == getattr(setting, name)]
-        key = " ".join([*(str(getattr(setting, name)) for name in same), column])
+        key = _key(setting, column)
         if key not in self._components:
             self._components[key] = self._scatter(part, column, key)
         return self._components[key]
@@ -185,13 +185,26 @@ class Table:
             return replace(found, between=self._between[key])
         return found
 
+    def between_runs(self) -> dict[str, float]:
+        """Variance between runs of each setting, for a table of one run (``between`` of :class:`Table`)."""
+        if len(self.runs) < 2:
+            return {}
+        found = {}
+        for point in (Point(**row) for row in self.rows[KEY].drop_duplicates(SETTING).to_dict("records")):
+            for column in ("log_ratio", "log_ms"):
+                between = self.scatter(point, column).between
+                if math.isfinite(between):
+                    found[_key(point, column)] = between
+        return found
+
     def _row(self, point: Point, part: pd.DataFrame) -> dict[str, object]:
         time, ratio = self.time(point), self._to_yard(point)
+        counts = self._counts.get((point.net, point.pixels), dict.fromkeys(COUNTS, math.nan))
         return asdict(point) | dict(
             label=point.label, family=catalogue.family(point.net), ms=time.value, low_ms=time.low, high_ms=time.high,
             to_yard=ratio.value, low=ratio.low, high=ratio.high, half=math.log(ratio.high / ratio.value),
             visits=len(part), flagged=bool(part.flagged.any()), prepare_s=part.prepare_s.median(),
-            export_s=part.export_s[part.export_s > 0].median(), **self._counts.get((point.net, point.pixels), {}),
+            export_s=part.export_s[part.export_s > 0].median(), **counts,
         )  # fmt: skip
 
     def _to_yard(self, point: Point) -> Interval:
@@ -309,20 +322,13 @@ def _of_others(found: Mapping[str, pd.DataFrame], name: str) -> dict[str, float]
         return {}
     known: dict[str, list[float]] = {}
     for other, rows in found.items():
-        if other != name and rows.run.nunique() > 1:
-            theirs = Table(rows, other)
-            for setting in {(p.runtime, p.precision, p.regime, p.mode, p.device): p for p in _settings(rows)}.values():
-                for column in ("log_ratio", "log_ms"):
-                    between = theirs.scatter(setting, column).between
-                    if math.isfinite(between):
-                        same = ("runtime", "precision", "regime", "mode", "device")
-                        key = " ".join([*(str(getattr(setting, s)) for s in same), column])
-                        known.setdefault(key, []).append(between)
+        for key, between in Table(rows, other).between_runs().items():
+            known.setdefault(key, []).append(between)
     return {key: float(np.mean(values)) for key, values in known.items()}
 
 
-def _settings(rows: pd.DataFrame) -> list[Point]:
-    return [Point(**row) for row in rows[KEY].drop_duplicates(SETTING).to_dict("records")]
+def _key(point: Point, column: str) -> str:
+    return " ".join([*(str(getattr(point, name)) for name in SAME), column])
 
 
 def _selected(rows: pd.DataFrame, where: Mapping[str, object]) -> pd.DataFrame:

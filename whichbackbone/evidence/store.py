@@ -9,6 +9,7 @@ separated by spaces.
 import csv
 import io
 import json
+import math
 import os
 import re
 import secrets
@@ -208,16 +209,20 @@ def machines(output: str = "") -> list[str]:
 
 
 def runs(of: str, output: str = "") -> pd.DataFrame:
-    """One row for each run of a machine, oldest first: run, notebook, profile, started, commit, peak_gflops, slow.
+    """One row for each run of a machine, oldest first: run, notebook, profile, started, commit, peak_gflops, fraction,
+    slow.
 
     ``slow`` marks a run whose peak was under 70 % of the best one seen on that machine: the machine was busy or held
-    back, and its absolute times mean little.
+    back, and its absolute times mean little. ``fraction`` marks one whose container granted a part of a core: the
+    scheduler takes it away in the middle of a call.
     """
     records = [record for folder in _folders(output, of) for path in sorted((folder / "runs").glob("*.json"))
                if (record := _record(path, folder.name))]  # fmt: skip
     columns = ["run", "notebook", "profile", "started", "commit"]
     frame = pd.DataFrame([{c: getattr(r, c) for c in columns} for r in records], columns=columns)
     frame["peak_gflops"] = [float(r.peaks.get("gflops", "nan")) for r in records]
+    quotas = [float(r.facts.get("quota", "inf")) for r in records]
+    frame["fraction"] = [math.isfinite(quota) and not quota.is_integer() for quota in quotas]
     return frame.assign(slow=frame.peak_gflops < SLOW * frame.peak_gflops.max())
 
 

@@ -4,15 +4,19 @@ import math
 
 import pandas as pd
 
-from whichbackbone.evidence import chooser, claims, markdown, speed, store
+from whichbackbone.evidence import catalogue, chooser, claims, markdown, speed, store
 from whichbackbone.evidence.cases import PUBLISHED, TIMED
+from whichbackbone.evidence.intervals import Interval
 
 # What somebody has -> what they would ask chooser.choose. The limits are round numbers, on purpose.
 SITUATIONS: dict[str, dict[str, object]] = {
-    "this CPU, any runtime, 15 ms an image": dict(hardware="cpu", latency_ms=15),
-    "this CPU, any runtime, 60 ms": dict(hardware="cpu", latency_ms=60),
-    "this CPU, PyTorch as it comes (eager), 60 ms": dict(hardware="cpu", latency_ms=60, runtime="eager"),
-    "this CPU, 60 ms, trained from scratch": dict(hardware="cpu", latency_ms=60, pretrained=False),
+    "this CPU, PyTorch as it comes (eager), 15 ms an image": dict(hardware="cpu", latency_ms=15, runtime="eager"),
+    "this CPU, ONNX Runtime, 15 ms": dict(hardware="cpu", latency_ms=15, runtime="onnxruntime"),
+    "this CPU, OpenVINO, 15 ms": dict(hardware="cpu", latency_ms=15, runtime="openvino"),
+    "this CPU, eager, 60 ms": dict(hardware="cpu", latency_ms=60, runtime="eager"),
+    "this CPU, ONNX Runtime, 60 ms": dict(hardware="cpu", latency_ms=60, runtime="onnxruntime"),
+    "this CPU, OpenVINO, 60 ms": dict(hardware="cpu", latency_ms=60, runtime="openvino"),
+    "this CPU, any runtime, 60 ms, trained from scratch": dict(hardware="cpu", latency_ms=60, pretrained=False),
     "a phone, 80 ms": dict(hardware="phone", latency_ms=80),
     "a GPU, large batches, 0.2 ms an image": dict(hardware="gpu", latency_ms=0.2),
     "a GPU, large batches, 1 ms": dict(hardware="gpu", latency_ms=1),
@@ -28,8 +32,8 @@ def situations(machine: str | None = None, output: str = "") -> pd.DataFrame:
 
     Returns:
         "you have", "take" (several where they cannot be told apart), "ImageNet top-1", "time" (with its interval where
-        it was measured), "how sure" (what was measured and what published), "faster still". Where nothing fits, or
-        nothing was measured yet, "take" says so and the rest is empty.
+        it was measured), "how sure" (what was measured and what published), "runner-up" (of the next rank). Where
+        nothing fits, or nothing was measured yet, "take" says so and the rest is empty.
     """
     return pd.DataFrame([_row(have, wish, machine, output) for have, wish in SITUATIONS.items()]).fillna("")
 
@@ -62,40 +66,67 @@ def first_question(machine: str | None = None, output: str = "") -> str:
     )
 
 
-# Tables that time EfficientNet-B0 in eager mode, one image -> what a page calls them, and which rows do.
-TIMED_AGAIN = {
-    ("05_efficientnet", "latency"): ("05", {"name": "efficientnet_b0"}),
-    ("06_regnet", "latency"): ("06", {"name": "efficientnet_b0"}),
-    ("09_speed_critique", "latency"): ("09, all nets", {"label": "efficientnet_b0", "layout": "NCHW"}),
-    ("09_speed_critique", "runtimes"): ("09, runtimes", {"model": "efficientnet_b0", "runtime": "eager"}),
-    ("09_speed_critique", "pairs_timed"): ("09, matched pairs", {"name": "efficientnet_b0"}),
+PAIR = ("resnet50", "efficientnet_b0")
+CORNERS: dict[str, dict[str, object]] = {  # how a page calls a corner -> what a point of it has
+    "hot, all cores": {},
+    "hot, one thread": dict(threads=1),
+    "hot, batch 8": dict(batch=8),
+    "cold caches": dict(regime="cold_cache"),
+    "after a pause": dict(regime="cold_idle"),
 }
 
 
-def same_net_again(machine: str | None = None, output: str = "") -> str:
-    """How far apart two tables put the time of one net, in a few sentences; arguments as of :func:`situations`.
+def corners(table: speed.Table) -> dict[tuple[str, str], Interval]:
+    """(runtime, corner) -> time of ResNet-50 over that of EfficientNet-B0, wherever both were timed.
 
-    An interval over the rounds of one process knows nothing of another process. Shown are the two medians that lie
-    furthest apart, each with its interval; nothing where fewer than two tables of the machine have the net.
+    Hot: calls back to back. Cold: one call, after other data filled the caches, or after an idle pause.
     """
-    found, owners = [], set()
-    for (notebook, table), (title, where) in TIMED_AGAIN.items():
-        try:
-            rows = store.latest(notebook, table, output, machine)
-        except FileNotFoundError:
-            continue
-        owners.add(rows.attrs["machine"])
-        for column, value in where.items():
-            rows = rows[rows[column] == value]
-        found += [(row.median_ms, row.low_ms, row.high_ms, title) for row in rows.itertuples()]
-    if len(found) < 2 or len(owners) > 1:
+    found = {}
+    for runtime in catalogue.RUNTIMES:
+        for corner, setting in CORNERS.items():
+            slow, fast = (speed.Point(name, runtime=runtime, **setting) for name in PAIR)
+            if not table.missing([slow, fast]):
+                found[runtime, corner] = table.ratio(slow, fast)
+    return found
+
+
+def by_runtime_and_corner(machine: str | None = None, output: str = "") -> pd.DataFrame:
+    """:func:`corners` as a table with intervals, a row a runtime; empty where nothing was timed.
+
+    Arguments as of :func:`situations`.
+    """
+    try:
+        ratios = corners(speed.table(output, machine))
+    except speed.NotMeasured:
+        return pd.DataFrame()
+    runtimes = dict.fromkeys(runtime for runtime, _ in ratios)
+    return pd.DataFrame([
+        {"ResNet-50's time over B0's": catalogue.RUNTIMES[runtime]}
+        | {corner: ratios[runtime, corner].text(1) if (runtime, corner) in ratios else "" for corner in CORNERS}
+        for runtime in runtimes])  # fmt: skip
+
+
+def how_far_to_trust(machine: str | None = None, output: str = "") -> str:
+    """How precisely the speed table knows its ratios and its times, in a few sentences; "" where nothing was timed.
+
+    Arguments as of :func:`situations`.
+    """
+    try:
+        table = speed.table(output, machine)
+    except speed.NotMeasured:
         return ""
-    first, last = ((f"{ms:.1f} ms ({low:.1f} to {high:.1f}; {title})", ms)
-                   for ms, low, high, title in (min(found), max(found)))  # fmt: skip
-    return (f"**How far to trust a time:** in eager mode EfficientNet-B0 took {first[0]} in one table and {last[0]} in "
-            f"another, {last[1] / first[1]:.1f} times as long. Such an interval is over the rounds of one block of "
-            "nets: another block, process or hour can differ by more than it says. So the times here are rough; trust "
-            "the ratio of two nets that were timed side by side more than the time of either.")  # fmt: skip
+    rows = table.points(batch=1, threads=0, regime="hot", mode="inference", device="cpu")
+    rows = rows[rows.net != speed.YARD]
+    ratio, time = (100 * (half.median() - 1) for half in (rows.high / rows.to_yard, rows.high_ms / rows.ms))
+    hours = ("and the intervals hold how much runs at other hours differed" if len(table.runs) > 1 else
+             "and what another hour would change is not in the intervals")  # fmt: skip
+    known = store.runs(table.machine, output)
+    bursts = (" The container grants a fraction of a core, so that times come in bursts."
+              if known[known.run.isin(table.runs)].fraction.any() else "")  # fmt: skip
+    return (f"**How far to trust a time:** each is pooled over {rows.visits.min()} to {rows.visits.max()} visits, "
+            f"every visit a process of its own, in {len(table.runs)} run{'s' if len(table.runs) > 1 else ''} on "
+            f"`{table.machine}`, {hours}. By the median of {len(rows)} nets and runtimes, the ratio to ResNet-50 is "
+            f"known to within {ratio:.0f} %, a time in ms to within {time:.0f} % (95 %).{bursts}")  # fmt: skip
 
 
 def _row(have: str, wish: dict[str, object], machine: str | None, output: str) -> dict[str, str]:
@@ -107,14 +138,14 @@ def _row(have: str, wish: dict[str, object], machine: str | None, output: str) -
     if fits.empty:
         return {"you have": have, "take": "nothing of the study fits"}
     first = fits[fits["rank"] == fits["rank"].iloc[0]]
-    best, faster = first.iloc[0], fits[fits.ms < first.ms.min()]
+    best, second = first.iloc[0], fits[fits["rank"] > fits["rank"].iloc[0]]
     return {
         "you have": have,
         "take": " or ".join(_name(row) for row in first.itertuples()),
         "ImageNet top-1": f"{best.top1:.1f} %",
         "time": _time(best),
         "how sure": f"accuracy published, time {'published' if math.isnan(best.low_ms) else 'measured'}: {best.how}",
-        "faster still": "".join(f"{_name(row)}, {row.top1:.1f} %, {row.ms:.3g} ms" for row in faster[:1].itertuples()),
+        "runner-up": "".join(f"{_name(row)}, {row.top1:.1f} %, {row.ms:.3g} ms" for row in second[:1].itertuples()),
     }
 
 
