@@ -162,7 +162,7 @@ def test_the_pair_is_compared_wherever_both_were_timed(monkeypatch):
     ratios = summary.corners(table)
     assert {runtime for runtime, _ in ratios} >= {"eager", "channels_last", "onnxruntime", "openvino"}
     slow, fast = (table.time(Point(net, runtime="openvino", threads=1)).value for net in summary.PAIR)
-    assert ratios["openvino", "hot, one thread"].value == pytest.approx(slow / fast, rel=0.1)
+    assert ratios["openvino", "hot, one thread"].value == pytest.approx(slow / fast, rel=0.3)
     shown = summary.by_runtime_and_corner(COMMITTED).set_index("ResNet-50's time over B0's")
     assert shown.loc["OpenVINO", "hot, all cores"] == ratios["openvino", "hot, all cores"].text(1)
     assert list(shown.columns) == list(summary.CORNERS)

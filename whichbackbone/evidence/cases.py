@@ -215,6 +215,9 @@ def of_correlations(
     return [Case(where, figure, rests, nets.attrs["machine"])]
 
 
+FEWEST = 8  # nets of which a correlation says anything
+
+
 def of_speed_correlations(
     place: Place, where: str, x: str, rival: str, each: Sequence[str] = ("eager",), rank: bool = False,
     rests: str = TIMED,
@@ -227,6 +230,8 @@ def of_speed_correlations(
     found = []
     for runtime in each:
         rows = table.points(runtime=runtime, batch=1, threads=0, precision="fp32", regime="hot", mode="inference")
+        if len(rows) < FEWEST:
+            raise NotMeasured(f"{len(rows)} nets timed in {runtime}, and a correlation needs {FEWEST}")
         figure = _lead(rows, x, rival, "ms", rank)
         found.append(Case(where.replace("{}", catalogue.RUNTIMES[runtime]), figure, rests, table.machine))
     return found

@@ -176,14 +176,13 @@ def _cpu(wish: Wish, output: str, machine: str | None) -> pd.DataFrame:
     # A runtime that surely keeps the limit comes before one that is faster on average and may not.
     late = rows.high_ms / wish.batch > (wish.latency_ms or math.inf)
     best = rows.assign(late=late)[rows.runtime.isin(whole)].sort_values(["late", "ms"]).drop_duplicates("label")
-    known = table.points(batch=1, threads=0, precision="fp32", regime="hot", mode="inference", device="cpu")
-    absent = known[~known.label.isin(best.label)].drop_duplicates("label")
+    absent = [point for point in table.nets() if point.label not in set(best.label)]
     in_words = best.runtime.map(catalogue.RUNTIMES) + f", batch {wish.batch}"
     times = pd.concat([
         pd.DataFrame({"name": best.net, "size": best.pixels, "how": in_words,
                       **{of: best[of] / wish.batch for of in ("ms", "low_ms", "high_ms")}}),
-        pd.DataFrame({"name": absent.net, "size": absent.pixels, "how": f"not timed in {setting}", "ms": math.nan,
-                      "low_ms": math.nan, "high_ms": math.nan}),
+        pd.DataFrame([dict(name=point.net, size=point.pixels, how=f"not timed in {setting}", ms=math.nan,
+                           low_ms=math.nan, high_ms=math.nan) for point in absent]),
     ], ignore_index=True)  # fmt: skip
     times.attrs = {"machine": table.machine, "run": table.runs[-1]}
     return times

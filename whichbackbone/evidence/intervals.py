@@ -186,9 +186,9 @@ def detectable(sd: float, n: int, power: float = 0.8, level: float = LEVEL) -> f
 
 
 def _t(value: float, error: float, freedom: float, kind: str, n: int, level: float) -> Interval:
-    from scipy.stats import t
+    from scipy.special import stdtrit  # quantiles of t; all of scipy.stats takes half a second to load
 
-    half = float(t.ppf(0.5 + level / 2, freedom)) * error if math.isfinite(error) else math.inf
+    half = float(stdtrit(freedom, 0.5 + level / 2)) * error if math.isfinite(error) else math.inf
     return Interval(value, value - half, value + half, kind, n)
 
 

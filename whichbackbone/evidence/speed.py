@@ -89,7 +89,9 @@ KEY = [f.name for f in fields(Point)]
 MEASURED = ("status", "ms", "flagged", "peak_gflops", "prepare_s", "export_s")
 COUNTS = ("params", "macs", "activations")  # of one image
 SETTING = [name for name in KEY if name not in ("net", "pixels")]
-SAME = ("runtime", "precision", "regime", "mode", "device")  # points whose figures scatter alike
+# Points whose figures scatter alike: of the other settings there are too few visits to tell, and what was seen of them
+# (one thread, batch 8, cold, training) was as wide.
+SAME = ("runtime", "precision", "device")
 
 
 class Table:
@@ -112,7 +114,7 @@ class Table:
         """Runs that count, oldest first."""
         return sorted(self.rows.run.unique())
 
-    @property
+    @cached_property
     def threads(self) -> int:
         """Cores that the runs used where all were used."""
         return int(self.rows.threads.max())
@@ -143,9 +145,13 @@ class Table:
         Args:
             where: columns of :class:`Point` and the value, or list of values, that they must have.
         """
-        chosen = _selected(self.rows, self._where(where))
-        found = [self._row(Point(**dict(zip(KEY, key, strict=True))), part) for key, part in chosen.groupby(KEY)]
+        wanted = {_part(name): _values(value) for name, value in self._where(where).items()}
+        found = [self._row(Point(*key)) for key in self._places if all(key[i] in v for i, v in wanted.items())]
         return pd.DataFrame(found) if found else pd.DataFrame(columns=[*KEY, "label", "family", "ms", "to_yard"])
+
+    def nets(self) -> list[Point]:
+        """Every net at every side that was timed in some setting, as points of the plainest setting."""
+        return [Point(*pair) for pair in dict.fromkeys(key[:2] for key in self._places)]
 
     def count(self, point: Point, what: str) -> float:
         """params, macs or activations of one image of a net. Raises :class:`NotMeasured`."""
@@ -156,31 +162,31 @@ class Table:
 
     def missing(self, points: Iterable[Point]) -> dict[Point, str]:
         """Those points that no visit timed, with the reason: a refusal, or that nobody asked."""
-        return {p: self._why_not(self._full(p)) for p in points if self._of(self._full(p)).empty}
+        return {p: self._why_not(self._full(p)) for p in points if not len(self._of(p))}
 
     def tried(self, point: Point) -> bool:
         """Whether some visit has a row of this point, be it a refusal."""
         return not _selected(self.all, asdict(self._full(point))).empty
 
     def scatter(self, setting: Point, column: str = "log_ratio") -> Components:
-        """How much the figures of all points with the same runtime, precision, regime and mode scatter."""
-        part = self.rows
-        for name in SAME:
-            part = part[part[name] == getattr(setting, name)]
+        """How much the figures of all points with the same runtime, precision and device scatter."""
         key = _key(setting, column)
         if key not in self._components:
-            self._components[key] = self._scatter(part, column, key)
+            self._components[key] = self._scatter(setting, column, key)
         return self._components[key]
 
     @cached_property
     def _components(self) -> dict[str, Components]:
         return {}
 
-    def _scatter(self, part: pd.DataFrame, column: str, key: str) -> Components:
-        part = part[part.net.ne(YARD)] if column == "log_ratio" else part
-        points = [[run[column].to_numpy() for _, run in point.groupby("run")] for _, point in part.groupby(KEY)]
-        blocks = max(1, part.groupby(["run", "visit", "block"]).ngroups)
-        found = intervals.components(points, len(part) / blocks)
+    def _scatter(self, setting: Point, column: str, key: str) -> Components:
+        same = [(KEY.index(name), getattr(setting, name)) for name in SAME]
+        places = [places for point, places in self._places.items() if all(point[i] == value for i, value in same)
+                  and (column != "log_ratio" or point[0] != YARD)]  # fmt: skip
+        points = [self._by_run(column, one) for one in places]
+        where = [self._columns[name] for name in ("run", "visit", "block")]
+        blocks = {tuple(array[i] for array in where) for one in places for i in one}
+        found = intervals.components(points, sum(map(len, places)) / max(1, len(blocks)))
         if math.isnan(found.between) and key in self._between:
             return replace(found, between=self._between[key])
         return found
@@ -197,35 +203,39 @@ class Table:
                     found[_key(point, column)] = between
         return found
 
-    def _row(self, point: Point, part: pd.DataFrame) -> dict[str, object]:
-        time, ratio = self.time(point), self._to_yard(point)
+    def _row(self, point: Point) -> dict[str, object]:
+        part = {name: self._columns[name][self._of(point)] for name in ("flagged", "prepare_s", "export_s")}
+        time = self.time(point)
+        try:
+            ratio = self._to_yard(point)
+        except NotMeasured:  # ResNet-50 failed in each of its blocks
+            ratio = replace(time, value=math.nan, low=math.nan, high=math.nan)
+        exports = part["export_s"][part["export_s"] > 0]
         counts = self._counts.get((point.net, point.pixels), dict.fromkeys(COUNTS, math.nan))
         return asdict(point) | dict(
             label=point.label, family=catalogue.family(point.net), ms=time.value, low_ms=time.low, high_ms=time.high,
             to_yard=ratio.value, low=ratio.low, high=ratio.high, half=math.log(ratio.high / ratio.value),
-            visits=len(part), flagged=bool(part.flagged.any()), prepare_s=part.prepare_s.median(),
-            export_s=part.export_s[part.export_s > 0].median(), **counts,
+            visits=len(part["flagged"]), flagged=bool(part["flagged"].any()),
+            prepare_s=float(np.median(part["prepare_s"])),
+            export_s=float(np.median(exports)) if len(exports) else math.nan, **counts,
         )  # fmt: skip
 
     def _to_yard(self, point: Point) -> Interval:
         """How many times ResNet-50's time of the same block a point takes."""
         if self._full(point) == self._full(point).yard():
-            self._of(point)
             return intervals.exact(1)
         return self._pooled(point, "log_ratio")
 
     def _pooled(self, point: Point, column: str) -> Interval:
-        point = self._full(point)
-        part = self._of(point).dropna(subset=[column])
-        if part.empty:
-            raise NotMeasured(self._why_not(point))
-        runs = [run[column].to_numpy() for _, run in part.groupby("run")]
+        runs = self._by_run(column, self._of(point))
+        if not runs:
+            raise NotMeasured(self._why_not(self._full(point)))
         return intervals.exponential(intervals.pooled(runs, self.scatter(point, column)))
 
     def _shared(self, a: Point, b: Point) -> Interval:
         """Ratio of two points of different settings, from the visits in which one process measured both."""
         where = ["run", "visit", "block"]
-        sides = [self._of(self._full(p)).set_index(where).log_ms for p in (a, b)]
+        sides = [self.rows.iloc[self._of(p)].set_index(where).log_ms for p in (a, b)]
         gaps = sides[0].sub(sides[1]).dropna() if all(map(len, sides)) else pd.Series(dtype=float)
         if gaps.empty:
             for p in (a, b):
@@ -245,8 +255,15 @@ class Table:
     def _where(self, where: Mapping[str, object]) -> dict[str, object]:
         return {k: self.threads if k == "threads" and v == 0 else v for k, v in where.items()}
 
-    def _of(self, point: Point) -> pd.DataFrame:
-        return self._by_point.get(tuple(asdict(self._full(point)).values()), self.rows.iloc[:0])
+    def _of(self, point: Point) -> np.ndarray:
+        """Places of the rows of a point."""
+        return self._places.get(tuple(vars(self._full(point)).values()), np.array([], int))
+
+    def _by_run(self, column: str, places: np.ndarray) -> list[np.ndarray]:
+        """Known values at some places, run by run."""
+        values, run = self._columns[column][places], self._columns["run"][places]
+        known = ~np.isnan(values)
+        return [values[known & (run == one)] for one in sorted(set(run[known]))]
 
     @cached_property
     def _counts(self) -> dict[tuple[str, int], dict[str, float]]:
@@ -255,8 +272,18 @@ class Table:
         return counted.set_index(["net", "pixels"])[list(COUNTS)].to_dict("index")
 
     @cached_property
-    def _by_point(self) -> dict[tuple, pd.DataFrame]:
-        return dict(list(self.rows.groupby(KEY)))
+    def _places(self) -> dict[tuple, np.ndarray]:
+        """Point, as the tuple of its parts -> places of its rows."""
+        found: dict[tuple, list[int]] = {}
+        for place, key in enumerate(zip(*(self.rows[name].tolist() for name in KEY), strict=True)):
+            found.setdefault(key, []).append(place)
+        return {key: np.array(places) for key, places in sorted(found.items())}
+
+    @cached_property
+    def _columns(self) -> dict[str, np.ndarray]:
+        numbers = ("log_ms", "log_ratio", "prepare_s", "export_s")
+        return {name: self.rows[name].to_numpy(float if name in numbers else None)
+                for name in (*numbers, "run", "visit", "block", "flagged")}  # fmt: skip
 
     def _why_not(self, point: Point) -> str:
         key = asdict(point)
@@ -333,7 +360,15 @@ def _key(point: Point, column: str) -> str:
 
 def _selected(rows: pd.DataFrame, where: Mapping[str, object]) -> pd.DataFrame:
     for name, value in where.items():
-        if name not in KEY:
-            raise KeyError(f"no part {name!r} of a point: there are {', '.join(KEY)}")
-        rows = rows[rows[name].isin(value if isinstance(value, Sequence) and not isinstance(value, str) else [value])]
+        rows = rows[rows[KEY[_part(name)]].isin(_values(value))]
     return rows
+
+
+def _part(name: str) -> int:
+    if name not in KEY:
+        raise KeyError(f"no part {name!r} of a point: there are {', '.join(KEY)}")
+    return KEY.index(name)
+
+
+def _values(value: object) -> Sequence[object]:
+    return value if isinstance(value, Sequence) and not isinstance(value, str) else [value]

@@ -10,7 +10,7 @@ from whichbackbone.evidence.intervals import Interval
 
 # What somebody has -> what they would ask chooser.choose. The limits are round numbers, on purpose.
 SITUATIONS: dict[str, dict[str, object]] = {
-    "this CPU, PyTorch as it comes (eager), 15 ms an image": dict(hardware="cpu", latency_ms=15, runtime="eager"),
+    "this CPU, PyTorch as it comes (eager), 30 ms an image": dict(hardware="cpu", latency_ms=30, runtime="eager"),
     "this CPU, ONNX Runtime, 15 ms": dict(hardware="cpu", latency_ms=15, runtime="onnxruntime"),
     "this CPU, OpenVINO, 15 ms": dict(hardware="cpu", latency_ms=15, runtime="openvino"),
     "this CPU, eager, 60 ms": dict(hardware="cpu", latency_ms=60, runtime="eager"),

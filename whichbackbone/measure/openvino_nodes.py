@@ -34,9 +34,11 @@ def by_layer(model: nn.Module, x: torch.Tensor, *, threads: int, rounds: int = 1
     nodes = _counted(exported(model, x).path, x.numpy(), threads, rounds)
     layers = cost.layers(model, tuple(x.shape[1:])).query("macs > 0").drop_duplicates("name").set_index("name")
     rows = []
-    for node, ms in nodes.items():
+    for (node, kind), ms in nodes.items():
         name = layer_of(node)
-        if name in layers.index:
+        if kind in MATRICES:
+            rows.append((name, "linear", layers.macs[layers.kind == "linear"].sum(), 1, ms))
+        elif name in layers.index:
             layer = layers.loc[name]
             shape = layer.out_shape
             rows.append((name, layer.kind, layer.macs, shape[1] if len(shape) > 2 else 1, ms))
@@ -48,34 +50,39 @@ def by_layer(model: nn.Module, x: torch.Tensor, *, threads: int, rounds: int = 1
 def layer_of(node: str) -> str:
     """Name of the module that a node of an exported net computes: "/layer1/layer1.0/conv1/Conv" is layer1.0.conv1.
 
-    The exporter writes a part of the path for each module that it is in, and repeats the names of those outside in the
-    parts of a sequence.
+    The exporter writes a part of the path for each module that it is in, and the parts of a sequence repeat its name.
     """
-    name = ""
+    name = before = ""
     for part in node.strip("/").split("/"):
         if part.partition("_")[0].split(".")[0] in OPERATIONS:
             break
-        name = part if part.startswith(f"{name}.") or not name else f"{name}.{part}"
+        if before and part.startswith(f"{before}."):
+            name = name.removesuffix(before) + part
+        else:
+            name = f"{name}.{part}" if name else part
+        before = part
     return name
 
 
 OPERATIONS = ("Conv", "Gemm", "MatMul")
+MATRICES = ("FullyConnected", "MatMul")  # OpenVINO names the classifier after its output
 
 
-def _counted(path: str, x: np.ndarray, threads: int, rounds: int) -> dict[str, float]:
-    """Median milliseconds of each node that was executed."""
+def _counted(path: str, x: np.ndarray, threads: int, rounds: int) -> dict[tuple[str, str], float]:
+    """Median milliseconds of each node that was executed, by its name and OpenVINO's type."""
     with needs("openvino"):
         from openvino import Core
     settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32",
                 "PERF_COUNT": True}  # fmt: skip
     request = Core().compile_model(path, "CPU", settings).create_infer_request()
     request.infer([x])
-    found: dict[str, list[float]] = {}
+    found: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
         request.infer([x])
         for info in request.profiling_info:
             if info.status == info.Status.EXECUTED:
-                found.setdefault(info.node_name, []).append(info.real_time.total_seconds() * 1e3)
+                times = found.setdefault((info.node_name, info.node_type), [])
+                times.append(info.real_time.total_seconds() * 1e3)
     return {node: _median(times) for node, times in found.items()}
 
 
