@@ -19,14 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_FILE = 900_000  # bytes; nothing committed is larger
 MACHINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-\d+-cores")  # what whichbackbone.evidence.machine.slug() makes
 PROFILES = ("standard", "full")  # the smoke profile proves only that everything runs
-# Tables that a command writes beside those of its notebook, which reads them: python -m benchmarks.regnet_calibration.
-BY_COMMAND = {"06_regnet": ["calibration"]}
+# Tables that a command writes, beside those of a notebook or alone: python -m benchmarks.regnet_calibration, and
+# python -m whichbackbone measure.
+BY_COMMAND = {"06_regnet": ["calibration"], "speed": ["visits"]}
 
 
 def known_tables(notebooks: Path) -> dict[str, list[str]]:
     """Notebook -> the tables it writes, by its own code, and those that a command of ours adds."""
     paths = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
-    return {path.stem: files.declared_tables(files.read(path)) + BY_COMMAND.get(path.stem, []) for path in paths}
+    written = {path.stem: files.declared_tables(files.read(path)) for path in paths}
+    return {name: written.get(name, []) + BY_COMMAND.get(name, []) for name in written | BY_COMMAND}
 
 
 def folder_faults(folder: Path, known: dict[str, list[str]]) -> Iterator[str]:
