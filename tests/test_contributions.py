@@ -29,13 +29,14 @@ def test_committed_measurements_are_good(folder):
 def test_committed_are_three_runs_of_the_speed_table_and_one_of_any_other(folder):
     tables = [path for path in folder.glob("*/*") if path.is_dir()]
     assert {path.name: len(list(path.glob("*.csv"))) for path in tables
-            if len(list(path.glob("*.csv"))) > (3 if path.name == "speed" else 1)} == {}  # fmt: skip
+            if len(list(path.glob("*.csv"))) > (3 if path.name == "visits" else 1)} == {}  # fmt: skip
 
 
 def test_the_rules_are_those_of_what_writes_the_tables():
     assert check_results.MACHINE.fullmatch(machine.slug())
     known = check_results.known_tables(ROOT / "notebooks")
-    assert "latency" in known[NOTEBOOK] and "degradation" in known["02_resnet"] and known["00_start_here"] == []
+    assert "layers" in known[NOTEBOOK] and known["speed"] == ["visits"]
+    assert "degradation" in known["02_resnet"] and known["00_start_here"] == []
 
 
 @pytest.fixture

@@ -54,11 +54,11 @@ class EfficientNetRow:
     tf: bool = False  # padding and batch-norm epsilon of the original weights, which were trained in TensorFlow
 
 
-def efficientnet(
-    row: EfficientNetRow, num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0, dropout: float = 0.0
-) -> Network:
+def efficientnet(row: EfficientNetRow, num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0,
+                 dropout: float = 0.0) -> Network:
     """B0 scaled as ``row`` says."""
-    layers = Layers(act=partial(nn.ReLU6 if row.lite else nn.SiLU, inplace=True), se_act=partial(nn.SiLU, inplace=True))
+    layers = Layers(act=partial(nn.ReLU6 if row.lite else nn.SiLU, inplace=True),
+                    se_act=partial(nn.SiLU, inplace=True))
     if row.tf:
         layers = replace(layers, conv=conv_same, norm=partial(nn.BatchNorm2d, eps=1e-3))
     last = len(B0) - 1
@@ -69,30 +69,19 @@ def efficientnet(
     return Network(
         nn.Sequential(*layers.conv_act(in_chans, w_stem, 3, 2)),
         stages(w_stem, rows, layers, drop_path),
-        nn.Sequential(*layers.conv_act(rows[-1].c, w_head), *classifier(w_head, num_classes, dropout)),
-    )
+        nn.Sequential(*layers.conv_act(rows[-1].c, w_head), *classifier(w_head, num_classes, dropout)))
 
 
 SCALES = {  # width, depth, resolution, dropout: as shipped, rounded
-    "b0": (1.0, 1.0, 224, 0.2),
-    "b1": (1.0, 1.1, 240, 0.2),
-    "b2": (1.1, 1.2, 260, 0.3),
-    "b3": (1.2, 1.4, 300, 0.3),
-    "b4": (1.4, 1.8, 380, 0.4),
-    "b5": (1.6, 2.2, 456, 0.4),
-    "b6": (1.8, 2.6, 528, 0.5),
-    "b7": (2.0, 3.1, 600, 0.5),
-    "lite0": (1.0, 1.0, 224, 0.2),
-    "lite1": (1.0, 1.1, 240, 0.2),
-    "lite2": (1.1, 1.2, 260, 0.3),
-    "lite3": (1.2, 1.4, 280, 0.3),
-    "lite4": (1.4, 1.8, 300, 0.3),
+    "b0": (1.0, 1.0, 224, 0.2), "b1": (1.0, 1.1, 240, 0.2), "b2": (1.1, 1.2, 260, 0.3), "b3": (1.2, 1.4, 300, 0.3),
+    "b4": (1.4, 1.8, 380, 0.4), "b5": (1.6, 2.2, 456, 0.4), "b6": (1.8, 2.6, 528, 0.5), "b7": (2.0, 3.1, 600, 0.5),
+    "lite0": (1.0, 1.0, 224, 0.2), "lite1": (1.0, 1.1, 240, 0.2), "lite2": (1.1, 1.2, 260, 0.3),
+    "lite3": (1.2, 1.4, 280, 0.3), "lite4": (1.4, 1.8, 300, 0.3),
 }
 
 VARIANTS: dict[str, EfficientNetRow] = {
     f"{prefix}efficientnet_{name}": EfficientNetRow(*scale, lite=name.startswith("lite"), tf=bool(prefix))
-    for prefix in ("", "tf_")
-    for name, scale in SCALES.items()
+    for prefix in ("", "tf_") for name, scale in SCALES.items()
 }
 
 

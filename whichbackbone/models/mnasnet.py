@@ -60,8 +60,7 @@ def mnasnet(row: MnasNetRow, num_classes: int = 1000, in_chans: int = 3, drop_pa
     return Network(
         nn.Sequential(*layers.conv_act(in_chans, w_stem, 3, 2)),
         stages(w_stem, rows, layers, drop_path),
-        nn.Sequential(*layers.conv_act(rows[-1].c, 1280), *classifier(1280, num_classes)),
-    )
+        nn.Sequential(*layers.conv_act(rows[-1].c, 1280), *classifier(1280, num_classes)))
 
 
 VARIANTS: dict[str, MnasNetRow] = {

@@ -55,17 +55,8 @@ class InvertedResidual(nn.Module):
     t = 1 there is nothing to widen, and the first 1x1 falls away. The skip is there where shapes allow it.
     """
 
-    def __init__(
-        self,
-        w_in: int,
-        w_out: int,
-        t: float = 6,
-        k: int = 3,
-        s: int = 1,
-        se: bool = False,
-        layers: Layers = Layers(),
-        p: float = 0.0,
-    ) -> None:
+    def __init__(self, w_in: int, w_out: int, t: float = 6, k: int = 3, s: int = 1, se: bool = False,
+                 layers: Layers = Layers(), p: float = 0.0) -> None:
         super().__init__()
         w_t = round8(w_in * t)
         widen = layers.conv_act(w_in, w_t) if t != 1 else []
@@ -183,8 +174,7 @@ def mobilenet_v2(row: V2Row, num_classes: int = 1000, in_chans: int = 3, drop_pa
     return Network(
         nn.Sequential(*layers.conv_act(in_chans, w_stem, 3, 2)),
         stages(w_stem, rows, layers, drop_path),
-        nn.Sequential(*layers.conv_act(rows[-1].c, w_head), *classifier(w_head, num_classes)),
-    )
+        nn.Sequential(*layers.conv_act(rows[-1].c, w_head), *classifier(w_head, num_classes)))
 
 
 relu, hswish = partial(nn.ReLU, inplace=True), partial(nn.Hardswish, inplace=True)
@@ -221,10 +211,8 @@ def mobilenet_v3(row: V3Row, num_classes: int = 1000, in_chans: int = 3, drop_pa
     return Network(
         nn.Sequential(*layers.conv_act(in_chans, w_stem, 3, 2)),
         stages(w_stem, rows, layers, drop_path),
-        nn.Sequential(
-            *layers.conv_act(rows[-1].c, w_last), pool, nn.Conv2d(w_last, row.w_head, 1), hswish(), flatten, linear
-        ),
-    )
+        nn.Sequential(*layers.conv_act(rows[-1].c, w_last), pool, nn.Conv2d(w_last, row.w_head, 1), hswish(), flatten,
+                      linear))
 
 
 VARIANTS: dict[str, V1Row | V2Row | V3Row] = {

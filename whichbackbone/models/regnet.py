@@ -188,13 +188,8 @@ def draw_line(random: Random) -> tuple[AnyNetRow, RegNetRow]:
     """A tiny RegNet of four stages: w_m uniform as in the paper, the rest log-uniform."""
     while True:
         line = RegNetRow(
-            w_0=8 * log_uniform(random, 1, 4),
-            w_a=4 * 16 ** random.random(),
-            w_m=random.uniform(1.5, 3),
-            d=log_uniform(random, 4, 4 * MOST_D),
-            g=random.choice(G),
-            b=random.choice(B),
-        )
+            w_0=8 * log_uniform(random, 1, 4), w_a=4 * 16 ** random.random(), w_m=random.uniform(1.5, 3),
+            d=log_uniform(random, 4, 4 * MOST_D), g=random.choice(G), b=random.choice(B))
         stages = tuple(line.stages())
         if len(stages) == 4 and max(s.w for s in stages) <= MOST_W and max(s.d for s in stages) <= MOST_D:
             return AnyNetRow(stages, **TINY_STEM), line

@@ -33,8 +33,7 @@ class SplitAttention(nn.Module):
         self.splits = nn.Sequential(conv(w, w * R, 3, s, g=K * R), *norm_relu(w * R))
         w_r = max(32, round8(w * R / 4))
         self.attend = nn.Sequential(
-            nn.Conv2d(w, w_r, 1, groups=K),
-            *norm_relu(w_r),
+            nn.Conv2d(w, w_r, 1, groups=K), *norm_relu(w_r),
             nn.Conv2d(w_r, w * R, 1, groups=K),
         )
 
@@ -67,9 +66,8 @@ def bottleneck(row: ResNeStRow, w_in: int, w: int, s: int) -> nn.Sequential:
     """
     w_b = int(w * row.d / 64) * row.K
     pool = [nn.AvgPool2d(3, s, padding=1)] if s > 1 else []
-    attention = (
-        SplitAttention(w_b, 1, row.K, row.R) if row.R else nn.Sequential(conv(w_b, w_b, 3, 1, g=row.K), *norm_relu(w_b))
-    )
+    attention = (SplitAttention(w_b, 1, row.K, row.R) if row.R
+                 else nn.Sequential(conv(w_b, w_b, 3, 1, g=row.K), *norm_relu(w_b)))
     middle = [*pool, attention] if row.pool_first else [attention, *pool]
     return nn.Sequential(conv(w_in, w_b, 1), *norm_relu(w_b), *middle, conv(w_b, 4 * w, 1), nn.BatchNorm2d(4 * w))
 
@@ -78,14 +76,8 @@ def resnest(row: ResNeStRow, num_classes: int = 1000, in_chans: int = 3, drop_pa
     """Deep stem, four stages, shortcuts that average (ResNet-D), classifier."""
     c, p, body = row.w_stem, decay(sum(row.n), drop_path), nn.Sequential()
     stem = nn.Sequential(
-        conv(in_chans, c, 3, 2),
-        *norm_relu(c),
-        conv(c, c, 3),
-        *norm_relu(c),
-        conv(c, 2 * c, 3),
-        *norm_relu(2 * c),
-        nn.MaxPool2d(3, stride=2, padding=1),
-    )
+        conv(in_chans, c, 3, 2), *norm_relu(c), conv(c, c, 3), *norm_relu(c), conv(c, 2 * c, 3), *norm_relu(2 * c),
+        nn.MaxPool2d(3, stride=2, padding=1))
     w_in = 2 * c
     for stage, n in enumerate(row.n):
         w, blocks = 64 * 2**stage, nn.Sequential()

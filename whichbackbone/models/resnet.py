@@ -22,10 +22,8 @@ def norm_relu(w: int) -> tuple[nn.Module, nn.Module]:
 def basic(w_in: int, w_out: int, s: int = 1) -> nn.Sequential:
     """F of ResNet-18 and 34: 3x3, 3x3."""
     return nn.Sequential(
-        conv(w_in, w_out, 3, s),
-        *norm_relu(w_out),
-        conv(w_out, w_out, 3),
-        nn.BatchNorm2d(w_out),
+        conv(w_in, w_out, 3, s), *norm_relu(w_out),
+        conv(w_out, w_out, 3), nn.BatchNorm2d(w_out),
     )
 
 
@@ -36,12 +34,9 @@ def bottleneck(w_in: int, w_b: int, w_out: int, s: int = 1, g: int = 1, stride_o
     """
     s_1x1, s_3x3 = (s, 1) if stride_on == 1 else (1, s)
     return nn.Sequential(
-        conv(w_in, w_b, 1, s_1x1),
-        *norm_relu(w_b),
-        conv(w_b, w_b, 3, s_3x3, g),
-        *norm_relu(w_b),
-        conv(w_b, w_out, 1),
-        nn.BatchNorm2d(w_out),
+        conv(w_in, w_b, 1, s_1x1), *norm_relu(w_b),
+        conv(w_b, w_b, 3, s_3x3, g), *norm_relu(w_b),
+        conv(w_b, w_out, 1), nn.BatchNorm2d(w_out),
     )
 
 
@@ -126,10 +121,8 @@ class SqueezeExcite(nn.Module):
     def __init__(self, w: int, r: int) -> None:
         super().__init__()
         self.gate = nn.Sequential(
-            nn.Conv2d(w, w // r, 1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(w // r, w, 1),
-            nn.Sigmoid(),
+            nn.Conv2d(w, w // r, 1), nn.ReLU(inplace=True),
+            nn.Conv2d(w // r, w, 1), nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -289,14 +282,8 @@ def build(name: str, num_classes: int = 1000, in_chans: int = 3, **options: floa
     return (resnet if isinstance(row, ResNetRow) else densenet)(row, num_classes, in_chans, **options)
 
 
-def cifar_resnet(
-    depth: int,
-    residual: bool = True,
-    widths: tuple[int, int, int] = (16, 32, 64),
-    num_classes: int = 10,
-    in_chans: int = 3,
-    drop_path: float = 0.0,
-) -> Network:
+def cifar_resnet(depth: int, residual: bool = True, widths: tuple[int, int, int] = (16, 32, 64),
+                 num_classes: int = 10, in_chans: int = 3, drop_path: float = 0.0) -> Network:
     """Small net of He et al. 2015, section 4.2: depth = 6n + 2 layers. ``residual=False`` is its plain twin.
 
     Shortcuts are option A, so the twins have equal parameters, equal MACs and, from one seed, equal initial weights.
@@ -310,12 +297,8 @@ def cifar_resnet(
         return Residual(basic(w_in, w, s), shortcut(w_in, w, s, "A") if residual else None, next(p))
 
     stem = nn.Sequential(conv(in_chans, widths[0], 3), *norm_relu(widths[0]))
-    stages = nn.Sequential(
-        *(
-            nn.Sequential(unit(w_in, w, s), *(unit(w, w, 1) for _ in range(n - 1)))
-            for s, (w_in, w) in zip((1, 2, 2), pairwise((widths[0], *widths)), strict=True)
-        )
-    )
-    return Network(
-        stem, stages, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes))
-    )
+    stages = nn.Sequential(*(
+        nn.Sequential(unit(w_in, w, s), *(unit(w, w, 1) for _ in range(n - 1)))
+        for s, (w_in, w) in zip((1, 2, 2), pairwise((widths[0], *widths)), strict=True)))
+    return Network(stem, stages, nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], num_classes)))
