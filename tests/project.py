@@ -64,7 +64,8 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        called = closure.closure("whichbackbone.evidence.closure", "whichbackbone.evidence.machine").values()
+        needed = ("whichbackbone.evidence.closure", "whichbackbone.evidence.machine", "whichbackbone.folders")
+        called = closure.closure(*needed).values()
         shutil.copytree(ROOT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("notebooks", "data", "whichbackbone/evidence"):
             (folder / name).mkdir(parents=True)

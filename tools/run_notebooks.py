@@ -276,7 +276,7 @@ def run_all(options: Options) -> int:
     line = None
     try:
         with claimed(place.state.parent):
-            if options.profile != "smoke":
+            if options.profile != "smoke" and any(map(_reads_times, options.notebooks)):
                 line = Line("speed table", width)
                 make_visits(options, line)
             for path in options.notebooks:
@@ -295,6 +295,11 @@ def run_all(options: Options) -> int:
         f"Figures: {_shown(place.outputs / 'figures')}, executed notebooks: {_shown(place.executed)}"
     )
     return 1 if bad else 0
+
+
+def _reads_times(path: Path) -> bool:
+    """Whether a notebook reads the speed table; one that cannot be read is told when it is run."""
+    return "visits.table(" in path.read_text(encoding="utf-8", errors="replace")
 
 
 def make_visits(options: Options, line: "Line") -> None:
