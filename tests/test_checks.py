@@ -145,16 +145,8 @@ class CopiedFirst(nn.Module):
         return self.model(x)
 
 
-FAULTS = (
-    eps_of_one_norm,
-    eps_of_all_norms_slightly,
-    stride_in_the_other_conv,
-    padding_on_one_side,
-    two_layers_swapped,
-    relu_lost,
-    skip_lost,
-    pool_of_another_kind,
-)
+FAULTS = (eps_of_one_norm, eps_of_all_norms_slightly, stride_in_the_other_conv, padding_on_one_side, two_layers_swapped,
+          relu_lost, skip_lost, pool_of_another_kind)
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -448,7 +448,6 @@ def test_new_results_execute_the_notebooks_that_read_them(study):
 
     What a command measured is for all readers.
     """
-
     def measure(owner, run):
         path = study.folder / "data/results/machine" / owner / "times" / f"{run}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -71,13 +71,8 @@ def damage(data: Path, what: str) -> None:
     elif what == "labels empty":
         labels.write_text("\n")
     else:
-        labels.write_text(
-            {
-                "odd probability": text.replace("1.0", "0.5"),
-                "odd type": text.replace("poly", "amorph"),
-                "label twice": text + text.splitlines()[0] + "\n",
-            }[what]
-        )
+        labels.write_text({"odd probability": text.replace("1.0", "0.5"), "odd type": text.replace("poly", "amorph"),
+                           "label twice": text + text.splitlines()[0] + "\n"}[what])
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,8 @@ def test_parity_with_timm(name):
     assert row["ok"], row
 
 
+
+
 def in_place(counts: Counter) -> Counter:
     """Operators that write over their input counted with those that do not: some of timm's do, more of ours."""
     same = Counter()

@@ -231,6 +231,7 @@ def test_a_house_that_keeps_the_rules_has_no_fault(house):
     assert faults(house) == []
 
 
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [

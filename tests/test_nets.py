@@ -1,5 +1,7 @@
 """Family notebooks' shared cells: their rows of the speed table, figures and sentences; ours beside timm's."""
 
+import re
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
@@ -53,6 +55,7 @@ def test_the_table_has_the_fastest_first_and_says_what_times_are_compared_with(l
     page = costs.table(latency).to_html()
     assert page.index("resnet50") < page.index("resnet101") < page.index("regnetx_032")
     assert "x ResNet-50" in page and "1.50 (1.50 to 1.50)" in page and "4,000.0 M" in page
+    assert not re.search(r"\d\.\d{3,}<", page), "no digits that were not measured"
 
 
 def test_the_figure_draws_every_net_and_the_yardsticks_line(latency):

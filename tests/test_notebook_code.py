@@ -86,7 +86,7 @@ def test_a_notebook_computes_no_statistic_and_says_no_verdict_of_its_own(path):
 
 
 def test_planted_statistics_and_verdicts_are_caught():
-    source = """
+    source = '''
 from scipy.stats import gmean
 import numpy as np
 low = np.quantile([1, 2], 0.025)
@@ -96,7 +96,7 @@ text = "this holds here" if low > 0 else "within the spread of the seeds"
 plain = "the dashed line holds what MACs promise"
 def holds(yes):
     return yes
-"""
+'''
     found = [line.partition(": ")[2] for line in own_verdicts(source)]
     assert found == ["imports scipy.stats", "defines holds", "calls the statistic quantile", "calls the statistic corr",
                      "says 'holds here'", "says 'within the spread'"] or sorted(found) == sorted([

@@ -49,11 +49,8 @@ def test_a_residual_unit_with_f_zero_is_relu_and_a_plain_one_is_dead():
 
 
 def test_blocks_leave_their_input_as_it_was():
-    for block in (
-        Residual(resnet.basic(4, 4), nn.Identity()),
-        resnet.PreActResidual(4, resnet.basic(4, 4), None),
-        resnet.DenseLayer(4, 2),
-    ):
+    for block in (Residual(resnet.basic(4, 4), nn.Identity()), resnet.PreActResidual(4, resnet.basic(4, 4), None),
+                  resnet.DenseLayer(4, 2)):
         x = torch.randn(2, 4, 5, 5)
         before = x.clone()
         block(x)

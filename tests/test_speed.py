@@ -82,6 +82,8 @@ def test_times_and_ratios_are_those_measured(tmp_path, random):
     assert table.ratio(b0, resnet).value == pytest.approx(1 / table.ratio(resnet, b0).value)
     assert table.ratio(b0, Point("mobilenetv2_100")).value == pytest.approx(10 / 6, rel=0.07)
     assert table.ratio(resnet, resnet).text() == "1.00"
+    written_out = Point("efficientnet_b0", threads=table.threads)  # all cores, by their number
+    assert table.ratio(resnet, written_out) == table.ratio(resnet, b0), "one point, one interval"
 
 
 def test_runtimes_of_one_net_are_compared_within_their_processes(tmp_path, random):

@@ -115,11 +115,8 @@ def test_gradient_norms_by_hand():
 
 def test_copies_take_one_version_of_each_image(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        training,
-        "batch_of",
-        lambda model, data: seen.append(data.images[:, 0, 0, 0]) or (data.images.float() / 255, data.labels),
-    )
+    monkeypatch.setattr(training, "batch_of", lambda model, data: seen.append(data.images[:, 0, 0, 0]) or (
+        data.images.float() / 255, data.labels))
     n = 64
     images = (torch.arange(2 * n) % 256).byte().view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     data = Images(images, torch.arange(2 * n) % 2)

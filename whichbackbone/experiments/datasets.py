@@ -99,17 +99,14 @@ class LabelledSet:
         if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] not in (1, 3):
             raise ValueError(f"images of {self.name} are {self.images.dtype} {shape}: expected uint8 (N, 1 or 3, H, W)")
         if k < 2 or tuple(self.targets.shape) != (len(self.images), k):
-            raise ValueError(
-                f"targets of {self.name} are {tuple(self.targets.shape)}: expected a probability for each "
-                f"of {len(self.images)} images and {k} classes, and at least 2 classes"
-            )
+            raise ValueError(f"targets of {self.name} are {tuple(self.targets.shape)}: expected a probability for each "
+                             f"of {len(self.images)} images and {k} classes, and at least 2 classes")
         for what, values in (("groups", self.groups), ("names", self.names)):
             if values is not None and len(values) != n:
                 raise ValueError(f"{self.name} has {len(values)} {what} for {n} images: expected one for each")
         if self.flips[:1] != ("as it is",) or len(set(self.flips)) < len(self.flips) or not set(self.flips) <= {*FLIPS}:
-            raise ValueError(
-                f'flips of {self.name} are {self.flips}: expected "as it is", then any of {", ".join(list(FLIPS)[1:])}'
-            )
+            raise ValueError(f"flips of {self.name} are {self.flips}: expected \"as it is\", then any of "
+                             f"{', '.join(list(FLIPS)[1:])}")
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -161,9 +158,8 @@ class LabelledSet:
         """
         count = len(self.flips) if count is None else count
         if not 1 <= count <= len(self.flips):
-            raise ValueError(
-                f"{count} versions of each image: {self.name} permits 1 to {len(self.flips)} ({', '.join(self.flips)})"
-            )
+            raise ValueError(f"{count} versions of each image: {self.name} permits 1 to {len(self.flips)} "
+                             f"({', '.join(self.flips)})")
         return tuple(FLIPS[flip] for flip in self.flips[:count])
 
 
@@ -246,14 +242,11 @@ def elpv(limit: int | None = None) -> LabelledSet:
     rows = _elpv_labels(folder / "labels.csv", repair)
     listed, there = {name for name, *_ in rows}, {f"images/{path.name}" for path in (folder / "images").glob("*.png")}
     if missing := sorted(listed - there):
-        raise DataError(
-            f"labels.csv of {ELPV_WHEEL} lists {len(missing)} images that are missing, the first is "
-            f"{missing[0]}: {repair}"
-        )
+        raise DataError(f"labels.csv of {ELPV_WHEEL} lists {len(missing)} images that are missing, the first is "
+                        f"{missing[0]}: {repair}")
     if extra := sorted(there - listed):
-        raise DataError(
-            f"{len(extra)} images of {ELPV_WHEEL} have no row in labels.csv, the first is {extra[0]}: {repair}"
-        )
+        raise DataError(f"{len(extra)} images of {ELPV_WHEEL} have no row in labels.csv, the first is {extra[0]}: "
+                        f"{repair}")
     if limit is not None:
         if limit < 1:
             raise ValueError(f"elpv(limit={limit}): expected at least 1")
@@ -267,15 +260,8 @@ def elpv(limit: int | None = None) -> LabelledSet:
             raise DataError(f"image {name} of {ELPV_WHEEL} is damaged ({error}): {repair}") from None
     names, probability, kind = zip(*rows, strict=True)
     defect = torch.tensor(probability)
-    return LabelledSet(
-        "elpv",
-        torch.from_numpy(images),
-        torch.stack([1 - defect, defect], 1),
-        ELPV_CLASSES,
-        groups=np.array(kind),
-        names=np.array(names),
-        flips=tuple(FLIPS),
-    )
+    return LabelledSet("elpv", torch.from_numpy(images), torch.stack([1 - defect, defect], 1), ELPV_CLASSES,
+                       groups=np.array(kind), names=np.array(names), flips=tuple(FLIPS))
 
 
 @lru_cache(maxsize=1)
@@ -301,10 +287,8 @@ def _elpv_labels(file: Path, repair: str) -> list[tuple[str, float, str]]:
             if abs(probability - float(text)) > 0.01 or kind not in ELPV_TYPES:
                 raise ValueError
         except ValueError:
-            raise DataError(
-                f"line {number} of labels.csv of {ELPV_WHEEL} is {' '.join(fields)!r}, expected an image, "
-                f"a probability (0, 1/3, 2/3 or 1) and mono or poly: {repair}"
-            ) from None
+            raise DataError(f"line {number} of labels.csv of {ELPV_WHEEL} is {' '.join(fields)!r}, expected an image, "
+                            f"a probability (0, 1/3, 2/3 or 1) and mono or poly: {repair}") from None
         if name in known:
             raise DataError(f"labels.csv of {ELPV_WHEEL} lists {name} in lines {known[name]} and {number}: {repair}")
         known[name] = number

@@ -89,8 +89,7 @@ def fit(
     groups = _groups(model, lr, weight_decay, rates or {})
     stepper = _optimizer(optimizer, groups, lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        stepper, [group["lr"] for group in groups], total_steps=epochs * steps, cycle_momentum=False
-    )
+        stepper, [group["lr"] for group in groups], total_steps=epochs * steps, cycle_momentum=False)
     averaged = None
     if average:
         averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average), use_buffers=True)

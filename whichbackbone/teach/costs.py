@@ -41,7 +41,7 @@ def table(rows: pd.DataFrame) -> Styler:
     columns = ["net", "pixels", "ms", "low_ms", "high_ms", yardstick, "params", "macs", "activations", "GMAC/s",
                "visits"]  # fmt: skip
     millions = {column: lambda value: f"{value / 1e6:,.1f} M" for column in ("params", "macs", "activations")}
-    return shown[columns].sort_values("ms").style.hide().format(precision=1).format(millions)
+    return shown[columns].sort_values("ms").style.hide().format(millions, precision=1)
 
 
 def time_against_macs(rows: pd.DataFrame) -> Figure:

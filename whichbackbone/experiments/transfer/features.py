@@ -86,9 +86,8 @@ class PooledStages(nn.Module):
         first = [] if after else [Standardise(preprocessing.mean, preprocessing.std, channels), net.stem]
         self.first = nn.Sequential(*first)
         parts = [*net.stages[max(after, 1) - 1 :], net.head[: pooling_index(net)]]
-        widths = [
-            next(w for m in reversed(list(part.modules())) if (w := getattr(m, "num_features", None))) for part in parts
-        ]  # of each part's last batch norm
+        widths = [next(w for m in reversed(list(part.modules())) if (w := getattr(m, "num_features", None)))
+                  for part in parts]  # of each part's last batch norm
         self.maps = nn.ModuleList([nn.Identity(), *parts[1:]] if after else parts)
         ends = np.cumsum([w for width in widths for w in (width, width)]).tolist()
         names = [*range(max(after, 1), len(net.stages) + 1), "head"]
@@ -134,12 +133,8 @@ def hogs(images: Tensor, pixels: int = 16) -> np.ndarray:
     Returns:
         float32 (N, features).
     """
-    return np.stack(
-        [
-            hog(image, pixels_per_cell=(pixels, pixels), cells_per_block=(2, 2), channel_axis=0).astype(np.float32)
-            for image in images.numpy()
-        ]
-    )
+    return np.stack([hog(image, pixels_per_cell=(pixels, pixels), cells_per_block=(2, 2), channel_axis=0).astype(
+        np.float32) for image in images.numpy()])
 
 
 def cached_images(data: LabelledSet, size: int) -> Path:
@@ -157,9 +152,8 @@ def cached_images(data: LabelledSet, size: int) -> Path:
 
 
 @torch.inference_mode()
-def run_once(
-    model: nn.Module, images: Tensor, versions: Sequence[tuple[int, ...]] = AS_IT_IS, threads: int = 1, batch: int = 16
-) -> np.ndarray:
+def run_once(model: nn.Module, images: Tensor, versions: Sequence[tuple[int, ...]] = AS_IT_IS, threads: int = 1,
+             batch: int = 16) -> np.ndarray:
     """Run a model over every version of every image, by OpenVINO.
 
     Args:
@@ -192,9 +186,8 @@ def run_once(
     return given
 
 
-def activations(
-    name: str, stages: int, size: int, data: LabelledSet, flips: int = 1, threads: int = 0, after: int = 0
-) -> Path:
+def activations(name: str, stages: int, size: int, data: LabelledSet, flips: int = 1, threads: int = 0,
+                after: int = 0) -> Path:
     """Return the file of the activations of a pretrained net, and compute it at the first call.
 
     Args:
@@ -219,9 +212,8 @@ def activations(
     return _computed(f"{stages}", body.eval(), name, found, size, data, flips, threads, after)
 
 
-def pooled_stages(
-    name: str, size: int, data: LabelledSet, flips: int = 1, threads: int = 0, after: int = 0
-) -> tuple[Path, dict[tuple[int | str, str], slice]]:
+def pooled_stages(name: str, size: int, data: LabelledSet, flips: int = 1, threads: int = 0,
+                  after: int = 0) -> tuple[Path, dict[tuple[int | str, str], slice]]:
     """Return the file of `PooledStages` of a pretrained net for every image, and compute it at the first call.
 
     Arguments and exceptions are those of `activations`, which has ``stages`` besides.
@@ -234,17 +226,8 @@ def pooled_stages(
     return _computed(f"pooled{after}", body, name, found, size, data, flips, threads, after), body.columns
 
 
-def _computed(
-    what: str,
-    body: nn.Module,
-    name: str,
-    found: weights.Weights,
-    size: int,
-    data: LabelledSet,
-    flips: int,
-    threads: int,
-    after: int,
-) -> Path:
+def _computed(what: str, body: nn.Module, name: str, found: weights.Weights, size: int, data: LabelledSet, flips: int,
+              threads: int, after: int) -> Path:
     """Return the file of the output of ``body`` for every image; compute it, and note the seconds, if it is missing."""
     versions = data.versions(flips)
     shown = "".join(flip[0] for flip in data.flips[:flips])  # a (as it is), l, u, h

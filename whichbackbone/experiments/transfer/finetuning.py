@@ -49,20 +49,8 @@ def whole(name: str, data: LabelledSet, seed: int = 0) -> nn.Sequential:
     return nn.Sequential(features.Standardise(preprocessing.mean, preprocessing.std, data.channels), net)
 
 
-def fit_rest(
-    name: str,
-    stages: int,
-    size: int,
-    data: LabelledSet,
-    split: Split,
-    *,
-    seed: int,
-    flips: int | None = None,
-    only_head: bool = False,
-    watch: bool = False,
-    pool: str = "avg",
-    **how: Any,
-) -> dict[str, Any]:
+def fit_rest(name: str, stages: int, size: int, data: LabelledSet, split: Split, *, seed: int, flips: int | None = None,
+             only_head: bool = False, watch: bool = False, pool: str = "avg", **how: Any) -> dict[str, Any]:
     """Train what follows ``stages`` frozen stages, on their activations and the targets of the set.
 
     Args:
@@ -91,17 +79,8 @@ def fit_rest(
     return fit_model(model, maps, data, split, seed=seed, flips=flips, watch=watch, **how)
 
 
-def fit_whole(
-    model: nn.Module,
-    size: int,
-    data: LabelledSet,
-    split: Split,
-    *,
-    seed: int,
-    flips: int | None = None,
-    watch: bool = False,
-    **how: Any,
-) -> dict[str, Any]:
+def fit_whole(model: nn.Module, size: int, data: LabelledSet, split: Split, *, seed: int, flips: int | None = None,
+              watch: bool = False, **how: Any) -> dict[str, Any]:
     """Train all of a model on images of ``size`` pixels a side; it takes (B, C, size, size) in [-1, 1].
 
     The other arguments, and what is returned, are those of `fit_rest`.
@@ -111,9 +90,8 @@ def fit_whole(
     return fit_model(model, images, data, split, seed=seed, flips=len(versions), watch=watch, **how)
 
 
-def fit_model(
-    model: nn.Module, maps: Tensor, data: LabelledSet, split: Split, *, seed: int, flips: int, watch: bool, **how: Any
-) -> dict[str, Any]:
+def fit_model(model: nn.Module, maps: Tensor, data: LabelledSet, split: Split, *, seed: int, flips: int, watch: bool,
+              **how: Any) -> dict[str, Any]:
     """Train on the first ``flips`` versions of the training images, and answer the test images.
 
     Args:
@@ -136,15 +114,10 @@ def fit_model(
     test = rows(maps, data.targets, split.test) if watch else None
     history = training.fit(model, train, test, seed=seed, copies=flips, watched=0, **how)
     p = probability(model, maps, split.test, len(data), flips)
-    return dict(
-        p=p.tolist(),
-        image=split.test.tolist(),
-        seconds=history.seconds.sum(),
-        epoch_seconds=history.seconds.tolist(),
-        test_accuracy=(1 - history.test_error).tolist(),
-        step_bytes=step_bytes(model, train[: how.get("batch", 128)]),
-        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-    )
+    return dict(p=p.tolist(), image=split.test.tolist(), seconds=history.seconds.sum(),
+                epoch_seconds=history.seconds.tolist(), test_accuracy=(1 - history.test_error).tolist(),
+                step_bytes=step_bytes(model, train[: how.get("batch", 128)]),
+                trained=sum(p.numel() for p in model.parameters() if p.requires_grad))
 
 
 def rows(maps: Tensor, labels: Tensor, index: np.ndarray, flips: int = 1) -> Images:

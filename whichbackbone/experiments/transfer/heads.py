@@ -65,9 +65,8 @@ def validated(kind: str, setting: float, x: np.ndarray, y: np.ndarray, weight: n
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a setting that does not converge has a high loss, and is not chosen
-        p = cross_val_predict(
-            head(kind, setting), x, y, cv=FOLDS, method="predict_proba", params=_weights_of(kind, weight)
-        )
+        p = cross_val_predict(head(kind, setting), x, y, cv=FOLDS, method="predict_proba",
+                              params=_weights_of(kind, weight))
     p = np.clip(compact(p), 1e-3, 1 - 1e-3)
     return p if p.ndim == 1 else p / p.sum(1, keepdims=True)
 

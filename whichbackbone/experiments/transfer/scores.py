@@ -49,15 +49,11 @@ def score(p: Sequence, truth: np.ndarray) -> dict[str, float]:
     p, truth = columns(p), np.asarray(truth)
     classes = p.shape[1]
     if len(p) != len(truth) or set(np.unique(truth)) != set(range(classes)):
-        raise ValueError(
-            f"{len(p)} probabilities for {len(truth)} images of classes {sorted(set(truth.tolist()))}: "
-            f"expected as many, and each class from 0 to {classes - 1}"
-        )
+        raise ValueError(f"{len(p)} probabilities for {len(truth)} images of classes {sorted(set(truth.tolist()))}: "
+                         f"expected as many, and each class from 0 to {classes - 1}")
     if not ((p >= 0) & (p <= 1)).all() or np.abs(p.sum(1) - 1).max() > 1e-3:
-        raise ValueError(
-            f"expected probabilities, found {p.min():.3g} to {p.max():.3g}, sums {p.sum(1).min():.3g} to "
-            f"{p.sum(1).max():.3g}"
-        )
+        raise ValueError(f"expected probabilities, found {p.min():.3g} to {p.max():.3g}, sums {p.sum(1).min():.3g} to "
+                         f"{p.sum(1).max():.3g}")
     said, true = p.argmax(1), np.eye(classes)[truth]
     told = range(1, 2) if classes == 2 else range(classes)  # of two classes the second says everything
     return dict(
@@ -107,9 +103,7 @@ def paired(a: pd.DataFrame, b: pd.DataFrame) -> Interval:
     """
     both = a.merge(b, on=["seed", "image"], suffixes=("_a", "_b"), validate="one_to_one")
     if not len(a) == len(b) == len(both) or both.empty:
-        raise ValueError(
-            f"{len(a)} and {len(b)} answers of which {len(both)} are for the same image of the same split:"
-            " expected the same images for both"
-        )
+        raise ValueError(f"{len(a)} and {len(b)} answers of which {len(both)} are for the same image of the same split:"
+                         " expected the same images for both")
     each = (both.correct_a.astype(float) - both.correct_b.astype(float)).groupby(both.image)
     return intervals.by_unit(each.mean() * 100, each.size(), "images")

@@ -78,9 +78,7 @@ def _require_enough(data: LabelledSet, among: np.ndarray, share: float, each: in
     names, counts = np.unique(data.strata[among], return_counts=True)
     part = int(min(share, 1 - share) * len(among))
     if part < len(names) or counts.min() < each:
-        raise ValueError(
-            f"{share:.1%} of {len(among)} images of {data.name} cannot be stratified: expected at least "
-            f"one image for each of {len(names)} combinations of class and group in both parts, and "
-            f"{each} of each in all ({names[counts.argmin()]!r} has {counts.min()}); take a larger share, "
-            "or more images"
-        )
+        raise ValueError(f"{share:.1%} of {len(among)} images of {data.name} cannot be stratified: expected at least "
+                         f"one image for each of {len(names)} combinations of class and group in both parts, and "
+                         f"{each} of each in all ({names[counts.argmin()]!r} has {counts.min()}); take a larger share, "
+                         "or more images")
