@@ -107,13 +107,14 @@ def test_pairs_are_taken_by_seed_with_a_t_interval(judged):
 
 
 @pytest.mark.parametrize(
-    ("own", "says"), [(0.02, "agrees"), (-0.02, "disagrees"), (0.0, "undecided")], ids=["agrees", "disagrees", "open"]
+    ("own", "seeds_of_it", "says"), [(0.02, 4, "agrees"), (-0.02, 4, "disagrees"), (0.02, 1, "undecided")],
+    ids=["agrees", "disagrees", "open"],
 )
-def test_a_full_run_decides_and_the_standard_one_stands_beside_it(tmp_path, monkeypatch, own, says):
+def test_a_full_run_decides_and_the_standard_one_stands_beside_it(tmp_path, monkeypatch, own, seeds_of_it, says):
     monkeypatch.setattr(store, "REPOSITORY", tmp_path / "empty")
     for run, profile, gap in (("20260101T000001Z-0000", "full", 0.02), ("20260101T000002Z-0000", "standard", own)):
         kept = Store("02_resnet", profile, str(tmp_path), run=run)
-        kept.append("runs", pd.DataFrame(seeds(gap, 8 if profile == "full" else 4)))
+        kept.append("runs", pd.DataFrame(seeds(gap, 8 if profile == "full" else seeds_of_it)))
     spec = dict(kind="paired", table="runs", value="error", a={"net": "plain"}, b={"net": "residual"}, scale=100,
                 where="here", notebook="02_resnet", line=7)  # fmt: skip
     row = claims.judge(CLAIM | {"at_least": 0, "cases": [spec], "unit": "points"}, Place(None, str(tmp_path)))
@@ -151,7 +152,7 @@ def test_one_case_a_runtime_averaged_over_layers(judged):
     row = judged(spec, separable=table, at_least=8)
     assert [c.where for c in row["cases"]] == ["time, eager", "time, OpenVINO"]
     assert [c.figure.value for c in row["cases"]] == pytest.approx([4, 9], rel=1e-3)
-    assert row["verdict"] == "holds only if: time, OpenVINO"
+    assert row["verdict"] == "holds only if: time (OpenVINO)"
 
 
 def test_a_runtime_that_refused_a_net_has_no_case(judged):

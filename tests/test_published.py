@@ -96,7 +96,7 @@ def test_a_net_at_several_sizes_is_not_compared_by_chance():
     with pytest.raises(LookupError, match=r"rows in one setting: say more, such as img_size \(of 224, 256"):
         published.time_ratios(dict(timm_name="efficientnet_b0"), dict(timm_name="regnety_004"))
     with pytest.raises(LookupError, match="no published setting timed both"):
-        published.time_ratios(dict(timm_name="semnasnet_140", img_size=224), dict(timm_name="resnet50", img_size=224))
+        published.time_ratios(dict(timm_name="semnasnet_140", img_size=128), dict(timm_name="resnet50", img_size=224))
     with pytest.raises(KeyError, match="no column 'size'"):
         published.time_ratios(dict(size=224), dict(timm_name="resnet50"))
 
