@@ -1,5 +1,6 @@
 """The ledger's verdicts follow its figures and say what they rest on; a fault in the claims file has its line."""
 
+import math
 import re
 import textwrap
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 from project import ROOT
 
-from whichbackbone.evidence import cases, claims, machine, markdown, store
+from whichbackbone.evidence import cases, claims, machine, markdown, published, store
 from whichbackbone.evidence.cases import COUNTED, PUBLISHED, REAL, SMALL, TIMED, Case, Place
 from whichbackbone.evidence.claims import ClaimsError, verdict
 from whichbackbone.evidence.intervals import Interval
@@ -105,6 +106,22 @@ def test_pairs_are_taken_by_seed_with_a_t_interval(judged):
     assert judged(spec, runs=seeds(0.02, 1), at_least=0.5)["verdict"] == "undecided at small scale"
 
 
+@pytest.mark.parametrize(
+    ("own", "seeds_of_it", "says"), [(0.02, 4, "agrees"), (-0.02, 4, "disagrees"), (0.02, 1, "undecided")],
+    ids=["agrees", "disagrees", "open"],
+)
+def test_a_full_run_decides_and_the_standard_one_stands_beside_it(tmp_path, monkeypatch, own, seeds_of_it, says):
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "empty")
+    for run, profile, gap in (("20260101T000001Z-0000", "full", 0.02), ("20260101T000002Z-0000", "standard", own)):
+        kept = Store("02_resnet", profile, str(tmp_path), run=run)
+        kept.append("runs", pd.DataFrame(seeds(gap, 8 if profile == "full" else seeds_of_it)))
+    spec = dict(kind="paired", table="runs", value="error", a={"net": "plain"}, b={"net": "residual"}, scale=100,
+                where="here", notebook="02_resnet", line=7)  # fmt: skip
+    row = claims.judge(CLAIM | {"at_least": 0, "cases": [spec], "unit": "points"}, Place(None, str(tmp_path)))
+    assert row["verdict"] == "seen at small scale" and row["cases"][0].figure.n == 8
+    assert "[run 20260101T000001Z-0000, full; standard beside it" in row["figures"] and f", {says}]" in row["figures"]
+
+
 def samples(factor: float) -> list[list[float]]:
     base = RNG.normal(10, 0.1, 20)
     return [list(base * factor), list(base)]
@@ -135,7 +152,7 @@ def test_one_case_a_runtime_averaged_over_layers(judged):
     row = judged(spec, separable=table, at_least=8)
     assert [c.where for c in row["cases"]] == ["time, eager", "time, OpenVINO"]
     assert [c.figure.value for c in row["cases"]] == pytest.approx([4, 9], rel=1e-3)
-    assert row["verdict"] == "holds only if: time, OpenVINO"
+    assert row["verdict"] == "holds only if: time (OpenVINO)"
 
 
 def test_a_runtime_that_refused_a_net_has_no_case(judged):
@@ -161,8 +178,6 @@ def test_populations_counts_and_correlations(judged):
     assert judged(spec, nets=nets, at_least=0)["verdict"] == "seen at small scale"
     figure = judged(spec | {"over": "matrices"}, at_least=0)["cases"][0].figure
     assert figure.kind == "bootstrap over matrices", "what was drawn is said, if it was no net"
-    best = dict(kind="best", table="nets", parameter="b", value="error")
-    assert judged(best, at_least=4)["cases"][0].figure.value == 4
     macs = RNG.lognormal(size=40)
     speeds = dict(macs=macs, activations=macs * RNG.lognormal(0, 0.1, 40), ms=macs * RNG.lognormal(0, 1.5, 40))
     lead = dict(kind="correlation", table="speeds", x="activations", rival="macs", y="ms")
@@ -324,6 +339,46 @@ def test_published_accuracies_move_by_a_retraining_and_counts_do_not():
     assert cases.of_published(Place(), "x", top1, less=top1)[0].figure.text(1) == "0.0 (-0.5 to 0.5)"
     params = top1 | {"column": "params_m", "model": "MnasNet-A3"}
     assert cases.of_published(Place(), "x", params, over=params)[0].figure.text(1) == "1.0"
+
+
+def test_no_published_row_that_fits_is_left_out_by_hand():
+    pair = dict(a=dict(timm_name="efficientnet_b3", img_size=288), b=dict(timm_name="resnest50d"))
+    found = cases.of_published_speeds(Place(), "50 against B3, {}", **pair)
+    rows = sum(len(published.time_ratios(**pair, kind=kind)) for kind in ("infer", "train"))
+    assert len(found) == rows >= 8 and {c.group for c in found} == {"50 against B3"}
+    assert min(c.figure.value for c in found) < 0.4, "training in channels-last, which is unkind to the claim"
+    alone = cases.of_published_speeds(Place(), "{}", **pair, modes=["infer"])
+    assert len(alone) < rows and {c.group for c in alone} == {""}
+
+
+def test_rivals_are_the_cheapest_that_are_as_accurate():
+    one_recipe = dict(source_id="radosavovic2020", recipe_id="100ep")
+    found = cases.of_published_rivals(Place(), "{}", dict(one_recipe, family="EfficientNet"),
+                                      dict(one_recipe, family=["RegNetX", "RegNetY"]), "params_m")  # fmt: skip
+    by_net = {c.where: c.figure.value for c in found}
+    assert by_net["EfficientNet-B1 against RegNetY-800MF"] == pytest.approx(6.3 / 7.8)
+    none = cases.of_published_rivals(Place(), "{}", dict(one_recipe, model="RegNetX-32GF"),
+                                     dict(one_recipe, model="RegNetX-200MF"), "params_m")  # fmt: skip
+    assert math.isinf(none[0].figure.value) and claims.says(none[0].figure, "x") == "no limit"
+
+
+def test_rows_can_be_counted_and_none_is_a_count():
+    assert cases.of_published_numbers(Place(), "x", dict(table="models", model="MnasNet-A3"))[0].figure.value == 1
+    none = cases.of_published_numbers(Place(), "x", dict(table="models", model="MnasNet-A3", source_id="timm_results"))
+    assert none[0].figure.value == 0
+    with pytest.raises(KeyError, match="no column 'net'"):
+        cases.of_published_numbers(Place(), "x", dict(table="models", net="MnasNet-A3"))
+
+
+def test_settings_of_one_condition_are_written_together():
+    def at(setting: str, value: float) -> Case:
+        return Case(f"50 against B3, {setting}", Interval(value, value, value, "exact", 1), PUBLISHED, "", setting)
+
+    three = [at("V100", 2.0), at("T4", 3.0), at("i9", 0.5)]
+    assert str(verdict(three, at_least=1)) == "holds only if: 50 against B3 (V100 · T4)"
+    assert str(verdict([*three[:2], case("b", 0.5, 0.4, 0.6)], at_least=1)) == "holds only if: 50 against B3"
+    shown = claims._figures(three, dict(unit="x", at_least=1))
+    assert shown == "✗ 50 against B3: i9 0.50x; ✓ 50 against B3: V100 2.00x · T4 3.00x"
 
 
 def test_what_was_counted_one_by_one_has_no_decimals():

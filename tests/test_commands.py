@@ -412,6 +412,7 @@ def test_a_change_of_code_executes_what_reaches_it_and_wording_nothing(study, fi
         ("data/questions/04.yaml", "04"),
         ("data/questions/03.yaml", ""),
         ("data/other.yaml", "01 02 03 04 05 14 00"),
+        ("data/answers.yaml", ""),  # which evidence/article.py alone reads
         ("data/.DS_Store", ""),
         ("data/claims.yaml~", ""),
         ("data/.claims.yaml.swp", ""),

@@ -61,8 +61,52 @@ def test_every_source_and_device_is_used_and_described():
     assert set(published.devices().id) == set(tables[1].device_id) >= set(tables[2].device_id.dropna())
     for table, words in (published.sources(), "title"), (published.devices(), "name"):
         assert table[words].str.len().gt(2).all() and table.kind.notna().all()
-    assert set(published.devices().kind) == {"cpu", "gpu", "phone"}
+    assert set(published.devices().kind) == {"cpu", "gpu", "phone", "board"}
+    assert set(published.sources().superseded_by.dropna()) <= set(published.sources().id)
+    assert set(published.devices().newer.dropna()) <= set(published.devices().id)
     assert published.sources().title.is_unique and not published.devices().duplicated(["name", "software"]).any()
+
+
+# ------------------------------------------------------------------------------------------- every row that fits
+
+
+def test_times_are_compared_in_every_setting_that_has_both():
+    nets = dict(timm_name="efficientnet_b5", img_size=456), dict(timm_name="regnetx_080", img_size=224)
+    ratios = published.time_ratios(*nets).set_index("label").ratio
+    assert ratios["V100 (Radosavovic et al. 2020)"] == pytest.approx(504 / 94)  # ms an image: the larger is the slower
+    nets = dict(timm_name="tf_efficientnet_b5", img_size=456), nets[1]
+    ratios = published.time_ratios(*nets).set_index("label").ratio
+    rates = published.speed(device_id="rtx3090_pt2.4", precision="amp, NCHW").set_index("timm_name").images_per_s_or_ms
+    expected = rates["regnetx_080"] / rates["tf_efficientnet_b5"]  # images a second: the larger is the faster
+    assert ratios["RTX 3090 NCHW"] == pytest.approx(expected)
+    assert not ratios.index.duplicated().any(), "older software of the same card is left out"
+    assert "RTX 3090 NCHW training" in set(published.time_ratios(*nets, kind="train").label)
+
+
+def test_texts_that_were_superseded_and_boards_are_left_out_unless_asked_for():
+    nets = dict(timm_name="mobilenetv2_100", img_size=224), dict(timm_name="mobilenetv3_large_100", img_size=224)
+    found = published.time_ratios(*nets)
+    assert "howard2019_later" in set(found.source_id) and "howard2019_first" not in set(found.source_id)
+    assert not found.device_id.str.contains("sdx_elite").any()
+    boards = published.time_ratios(dict(nets[0], hardware="board"), nets[1])
+    assert boards.device_id.str.contains("sdx_elite").any()
+
+
+def test_a_net_at_several_sizes_is_not_compared_by_chance():
+    with pytest.raises(LookupError, match=r"rows in one setting: say more, such as img_size \(of 224, 256"):
+        published.time_ratios(dict(timm_name="efficientnet_b0"), dict(timm_name="regnety_004"))
+    with pytest.raises(LookupError, match="no published setting timed both"):
+        published.time_ratios(dict(timm_name="semnasnet_140", img_size=128), dict(timm_name="resnet50", img_size=224))
+    with pytest.raises(KeyError, match="no column 'size'"):
+        published.time_ratios(dict(size=224), dict(timm_name="resnet50"))
+
+
+def test_accuracies_are_compared_only_where_one_recipe_trained_both():
+    gains = published.gains(dict(model="EfficientNet-B0"), dict(model="RegNetY-400MF"))
+    assert set(gains.source_id) == {"radosavovic2020", "pycls_zoo"}
+    assert gains.set_index("source_id").gain["radosavovic2020"] == 1.0
+    with pytest.raises(LookupError, match="no source trained both"):
+        published.gains(dict(model="ResNeSt-50"), dict(model="EfficientNet-B3"))
 
 
 @pytest.fixture

@@ -115,3 +115,22 @@ def test_an_error_that_is_no_number_stops_the_search():
         go(lambda batch: [float("nan"), *[0.5] * (len(batch) - 1)])
     with pytest.raises(ValueError, match=r"gave 1 values for \d+ architectures"):
         go(lambda batch: [0.5])
+
+
+def test_the_control_draws_as_many_different_nets_as_a_search_looks_at():
+    space = dict(a=(1, 2, 3), b=("x", "y", "z"))
+    seen = []
+
+    def errors(architectures):
+        seen.extend(architectures)
+        return [architecture["a"] / 10 for architecture in architectures]
+
+    rows = search.at_random(space, errors, lambda a: a["a"] * 2, seeds=[100, 101], evaluations=5)
+    assert len(rows) == 10 and set(rows.cost_name) == {"random"} and len(seen) <= 9, "each net is trained once"
+    for _, part in rows.groupby("seed"):
+        assert part.architecture.map(str).is_unique
+    assert (rows.error == rows.cost / 20).all()
+    again = search.at_random(space, errors, lambda a: a["a"] * 2, seeds=[100, 101], evaluations=5)
+    assert again.architecture.tolist() == rows.architecture.tolist()
+    with pytest.raises(ValueError, match="10 evaluations: expected 1 to 9"):
+        search.at_random(space, errors, lambda a: 1, seeds=[0], evaluations=10)

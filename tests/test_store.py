@@ -213,6 +213,19 @@ def test_tidying_keeps_the_newest_and_their_records(tmp_path, monkeypatch):
     assert store.tidy(machine.slug(), str(tmp_path), keep={"speed": 3}) == []
 
 
+def test_tidying_keeps_the_full_run_that_verdicts_rest_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "REPOSITORY", tmp_path / "empty")
+    for number, profile in enumerate(("full", "full", "standard", "standard")):
+        made(tmp_path, run=f"20260101T00000{number}Z-0000", profile=profile).append("runs", rows())
+    assert store.latest(NOTEBOOK, "runs", str(tmp_path), profile="full").attrs["run"].startswith("20260101T000001Z")
+    removed = store.tidy(machine.slug(), str(tmp_path), decisive={(NOTEBOOK, "runs")})
+    assert sorted({path.stem[:16] for path in removed}) == ["20260101T000000Z", "20260101T000002Z"]
+    assert store.latest(NOTEBOOK, "runs", str(tmp_path)).attrs["profile"] == "standard"
+    store.tidy(machine.slug(), str(tmp_path))  # where nothing rests on it
+    with pytest.raises(FileNotFoundError):
+        store.latest(NOTEBOOK, "runs", str(tmp_path), profile="full")
+
+
 def test_where_things_go(tmp_path):
     assert Store("02_resnet", "smoke").root == store.REPOSITORY / "build" / "smoke"
     assert Store("02_resnet", "standard").root == store.REPOSITORY

@@ -19,9 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MAX_FILE = 900_000  # bytes; nothing committed is larger
 MACHINE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-\d+-cores")  # what whichbackbone.evidence.machine.slug() makes
 PROFILES = ("standard", "full")  # the smoke profile proves only that everything runs
-# Tables that a command writes, beside those of a notebook or alone: python -m benchmarks.regnet_calibration, and
-# python -m whichbackbone measure.
-BY_COMMAND = {"06_regnet": ["calibration"], "speed": ["visits"]}
+# Tables that a command writes, and no notebook: python -m whichbackbone measure.
+BY_COMMAND = {"speed": ["visits"]}
 
 
 def known_tables(notebooks: Path) -> dict[str, list[str]]:

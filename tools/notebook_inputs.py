@@ -10,8 +10,9 @@ from typing import Any
 import notebook_files as files
 
 SHOW_ALL = ("00", "14")  # notebooks that show every claim and draw on all results
-CLAIMS, PUBLISHED, QUESTIONS = (f"whichbackbone.{name}" for name in ("evidence.claims", "evidence.published",
-                                                                      "teach.questions"))  # fmt: skip
+CLAIMS, PUBLISHED, QUESTIONS, ARTICLE = (f"whichbackbone.{name}" for name in (
+    "evidence.claims", "evidence.published", "teach.questions", "evidence.article"))  # fmt: skip
+OF_THE_ARTICLE = ("article.yaml", "answers.yaml")
 ASKING = ("verdicts", "table", "sentence", "word", "figure")  # functions of the ledger that show claims
 DECIDING = ("cases", "at_least", "at_most")  # fields of a claim that decide the interval of another one
 
@@ -19,15 +20,17 @@ DECIDING = ("cases", "at_least", "at_most")  # fields of a claim that decide the
 def data(notebook: files.Notebook, stem: str, root: Path) -> list[str]:
     """Texts of the data that a notebook reads through the modules that it imports, each after its name.
 
-    Published figures, questions and claims count where their module is reached; any other table or YAML file of
-    ``data/`` counts always, since nobody says who reads it.
+    Published figures, questions, claims and what answers the article count where their module is reached; any other
+    table or YAML file of ``data/`` counts always, since nobody says who reads it.
     """
     from whichbackbone.evidence import closure
 
     reached = closure.closure(*closure.notebook_imports(notebook, root), root=root)
     found = sorted(path for path in (root / "data").glob("[!.]*") if path.suffix in (".csv", ".yaml", ".json"))
     published = [path for path in found if re.fullmatch(r"(published.*|sources|devices)\.csv", path.name)]
-    read = [path for path in found if path not in published and path.name != "claims.yaml"]
+    answers = [path for path in found if path.name in OF_THE_ARTICLE]
+    read = [path for path in found if path not in published + answers and path.name != "claims.yaml"]
+    read += answers if ARTICLE in reached else []
     read += published if PUBLISHED in reached else []
     read += sorted((root / "data" / "questions").glob(f"{stem[:2]}.yaml")) if QUESTIONS in reached else []
     texts = [f"{path.name}\n{path.read_text(encoding='utf-8', errors='replace')}" for path in read]

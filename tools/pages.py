@@ -14,7 +14,7 @@ from pathlib import Path
 
 import notebook_files as files
 
-from whichbackbone.evidence import claims, markdown, summary
+from whichbackbone.evidence import article, claims, markdown, summary
 from whichbackbone.teach import questions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,12 +24,12 @@ MACHINE = re.compile(r"measured on `([a-z0-9-]+)`")
 def blocks(machine: str) -> dict[str, str]:
     """Name -> what belongs between its markers, for one machine's measurements."""
     rows = claims.verdicts(machine=machine)
-    ledger = markdown.table(claims.shown(rows, "notebooks/"))
     answer = [summary.first_question(machine=machine), markdown.table(summary.by_runtime_and_corner(machine=machine)),
               markdown.table(summary.situations(machine=machine)), summary.how_far_to_trust(machine)]  # fmt: skip
     return {
+        "sentences": markdown.table(article.answers(rows, "notebooks/")),
         "answer": "\n\n".join(answer),
-        "verdicts": f"{claims.tally(rows)} {claims.LEGEND}.\n\n{ledger}",
+        "verdicts": f"{claims.tally(rows)} {claims.LEGEND}.\n\n{article.ledger(rows, 'notebooks/')}",
         "cluster": summary.cluster(machine=machine),
     }
 

@@ -127,13 +127,13 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def tidy(machine: str | None) -> int:
     """Remove older runs from data/results and say how many."""
+    from whichbackbone.evidence import claims, store
     from whichbackbone.evidence import machine as this
-    from whichbackbone.evidence import store
 
     whose = machine or this.slug()
     if whose not in store.machines():
         raise ValueError(f"no results of a machine {whose!r}: there are {', '.join(store.machines()) or 'none'}")
-    removed = store.tidy(whose, keep=KEEP)
+    removed = store.tidy(whose, keep=KEEP, decisive=claims.decisive())
     print(f"{len(removed)} older files of {whose} removed")
     return 0
 

@@ -228,10 +228,10 @@ def _palette(names: Iterable[str], colours: Mapping[str, str] | None, other: str
 
 
 def _png(fig: Figure) -> tuple[bytes, int]:
-    """The figure at 150 dpi in at most 256 colours, a third of the size and to the eye the same; and its width."""
+    """The figure at 150 dpi in at most 128 colours, a third of the size and to the eye the same; and its width."""
     raw = io.BytesIO()
     fig.savefig(raw, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.08)
     small = io.BytesIO()
-    picture = Pillow.open(raw).convert("RGB").quantize(256, method=Pillow.Quantize.MEDIANCUT, dither=Pillow.Dither.NONE)
+    picture = Pillow.open(raw).convert("RGB").quantize(128, method=Pillow.Quantize.MEDIANCUT, dither=Pillow.Dither.NONE)
     picture.save(small, format="png", optimize=True, dpi=(DPI, DPI))
     return small.getvalue(), picture.width

@@ -36,17 +36,38 @@ class Case:
         figure: the figure with its interval.
         rests: one of RESTS.
         machine: whose measurement it is; "" where it was counted or published.
+        setting: what differs between cases of one kind, such as the device; "" for a case of its own.
+        run: the run that it rests on, where that is a ``full`` one and another stands beside it.
+        beside: the same figure from this machine's own run, smaller, which decides nothing.
     """
 
     where: str
     figure: Interval
     rests: str
     machine: str = ""
+    setting: str = ""
+    run: str = ""
+    beside: Interval | None = None
+
+    @property
+    def group(self) -> str:
+        """The condition without its setting, which a page writes once for all its settings; "" if there is no more."""
+        return self.where.replace(self.setting, "").strip(" ,:") if self.setting else self.where
 
     def outcome(self, at_least: float | None, at_most: float | None) -> str:
         """``passes``, ``fails``, or ``undecided`` where the interval holds the bound."""
-        reached = self.figure.above(at_least) if at_least is not None else (-self.figure).above(-at_most)
-        return {True: "passes", False: "fails", None: "undecided"}[reached]
+        return outcome(self.figure, at_least, at_most)
+
+
+def outcome(figure: Interval, at_least: float | None, at_most: float | None) -> str:
+    """What a figure says of a bound; see :class:`Case`."""
+    reached = figure.above(at_least) if at_least is not None else (-figure).above(-at_most)
+    return {True: "passes", False: "fails", None: "undecided"}[reached]
+
+
+def _one_of(where: str, setting: str, figure: Interval, rests: str, machine: str = "") -> Case:
+    """A case of several that differ in what ``{}`` in ``where`` stands for."""
+    return Case(where.replace("{}", setting), figure, rests, machine, setting if "{}" in where else "")
 
 
 @dataclass(frozen=True)
@@ -62,6 +83,19 @@ class Place:
             return store.latest(notebook, table, self.output, self.machine)
         except FileNotFoundError:
             raise NotMeasured(notebook[:2]) from None
+
+    def decisive(self, notebook: str, table: str) -> list[pd.DataFrame]:
+        """Rows that a verdict about small nets rests on, and those that stand beside it, if others do.
+
+        The newest ``full`` run, of whichever machine, decides; the newest run of any other profile stands beside it.
+        Without a full run the newest one decides.
+        """
+        try:
+            full = store.latest(notebook, table, self.output, self.machine, profile="full")
+        except FileNotFoundError:
+            return [self.table(notebook, table)]
+        newest = self.table(notebook, table)
+        return [full] if newest.attrs["run"] == full.attrs["run"] else [full, newest]
 
 
 # -------------------------------------------------------------------------------------------------- counted, published
@@ -85,6 +119,85 @@ def of_published(
     return [Case(where, intervals.published_points(value) if trained else intervals.exact(value), rests)]
 
 
+def of_published_speeds(
+    place: Place, where: str, a: Selector, b: Selector, modes: Sequence[str] = ("infer", "train"),
+    rests: str = PUBLISHED,
+) -> list[Case]:  # fmt: skip
+    """How many times longer model ``a`` takes than ``b`` in *every* published setting that timed both, a case each.
+
+    Selectors are columns of the table of speeds. ``{}`` in ``where`` stands for the setting, and ``modes`` says whether
+    inference, training or both count; see :func:`whichbackbone.evidence.published.time_ratios`.
+    """
+    found, reasons = [], []
+    for mode in modes:
+        try:
+            rows = published.time_ratios(a, b, mode)
+        except LookupError as error:
+            if "in one setting" in str(error):
+                raise
+            reasons.append(error)  # often only one of the modes was timed
+            continue
+        found += [_one_of(where, row.label, intervals.exact(row.ratio), rests) for row in rows.itertuples()]
+    if not found:
+        raise reasons[0]
+    return found
+
+
+def of_published_gains(place: Place, where: str, a: Selector, b: Selector, rests: str = PUBLISHED) -> list[Case]:
+    """Published accuracy of model ``a`` less that of ``b`` from *every* source that trained both alike, a case each.
+
+    Selectors are columns of the table of models; ``{}`` in ``where`` stands for the source.
+    """
+    rows = published.gains(a, b)
+    return [_one_of(where, row.label, intervals.published_points(row.gain), rests) for row in rows.itertuples()]
+
+
+def of_published_rivals(
+    place: Place, where: str, nets: Selector, rivals: Selector, price: str, times: Selector | None = None,
+    rests: str = PUBLISHED,
+) -> list[Case]:  # fmt: skip
+    """What the cheapest rival that is at least as accurate needs, over what the net needs; a case for each net.
+
+    ``nets`` and ``rivals`` select rows of the table of models, and ``price`` is a column of it, or "time": that of one
+    image in the rows of the table of speeds that ``times`` selects, by the source that prints the accuracy. A net whose
+    accuracy no rival reaches has an infinite ratio. ``{}`` in ``where`` stands for the two nets.
+    """
+    rows = published.models().dropna(subset=["imagenet_top1"])
+    rows = rows[rows.quantised.eq("no") & rows.extra_data.eq("no")]
+    if times:
+        rows = rows.merge(_time_of_an_image(times), on=["source_id", "model", "input_size"])
+    rows = rows.dropna(subset=[price]).drop_duplicates(["source_id", "model", "input_size", "imagenet_top1"])
+    others, found = selected(rows, rivals), []
+    for net in selected(rows, nets).itertuples():
+        as_good = others[others.imagenet_top1 >= net.imagenet_top1]
+        best = as_good.loc[as_good[price].idxmin()] if len(as_good) else None
+        against = f"{net.model} against {best.model}" if best is not None else f"{net.model}, which no rival reaches"
+        ratio = math.inf if best is None else best[price] / getattr(net, price)
+        found.append(_one_of(where, against, intervals.exact(ratio), rests))
+    return found
+
+
+def _time_of_an_image(times: Selector) -> pd.DataFrame:
+    """source_id, model, input_size and time (in units of its own) of published speeds."""
+    rows = selected(published.speed(), times)
+    unit = published.one(rows, "unit")
+    figures = rows.images_per_s_or_ms ** (-1.0 if unit.startswith("images/s") else 1.0)
+    return pd.DataFrame(dict(source_id=rows.source_id, model=rows.model, input_size=rows.img_size, time=figures))
+
+
+def of_published_numbers(place: Place, where: str, of: Selector, rests: str = PUBLISHED) -> list[Case]:
+    """How many published rows a selector finds, none included; it has ``table``."""
+    wanted = {k: v for k, v in of.items() if k != "table"}
+    rows = getattr(published, of["table"])()
+    if unknown := set(wanted) - set(rows.columns):
+        raise KeyError(f"no column {sorted(unknown)[0]!r} among {', '.join(rows.columns)}")
+    try:
+        number = len(published.chosen_rows(rows, wanted))
+    except LookupError:
+        number = 0
+    return [Case(where, intervals.exact(number), rests)]
+
+
 def of_counts(place: Place, where: str, notebook: str, of: Any, over: Any = None, rests: str = COUNTED) -> list[Case]:
     """A count that a notebook stored, or its ratio ``over`` another one; selectors have ``table`` and ``column``."""
 
@@ -102,19 +215,29 @@ def of_counts(place: Place, where: str, notebook: str, of: Any, over: Any = None
 
 def of_pairs(place: Place, **spec: Any) -> list[Case]:
     """Mean of a - b over units that both have; arguments as :func:`differences`, and ``where``, ``rests``, ``over``."""
-    figure = intervals.mean(differences(place, **spec), spec.get("over", "seeds"))
-    owner = place.table(spec["notebook"], spec["table"]).attrs["machine"]
-    return [Case(spec["where"], replace(figure, kind=f"paired {figure.kind}"), spec.get("rests", SMALL), owner)]
+
+    def figure(rows: pd.DataFrame) -> Interval:
+        found = intervals.mean(differences(rows, **spec), spec.get("over", "seeds"))
+        return replace(found, kind=f"paired {found.kind}")
+
+    return [_trained(place, spec["where"], spec["notebook"], spec["table"], figure, spec.get("rests", SMALL))]
 
 
 def differences(
-    place: Place, notebook: str, table: str, value: str, a: Selector, b: Selector, by: str = "seed", scale: float = 1.0,
-    **_: Any,
-) -> np.ndarray:  # fmt: skip
+    rows: pd.DataFrame, value: str, a: Selector, b: Selector, by: str = "seed", scale: float = 1.0, **_: Any
+) -> np.ndarray:
     """``value`` of the rows ``a`` less that of the rows ``b``, times ``scale``, one for each unit ``by`` of both."""
-    rows = place.table(notebook, table)
     first, second = (selected(rows, part).groupby(by)[value].mean() for part in (a, b))
     return ((first - second) * scale).dropna().to_numpy()
+
+
+def _trained(
+    place: Place, where: str, notebook: str, table: str, figure: Callable[[pd.DataFrame], Interval], rests: str
+) -> Case:
+    """The case of an experiment with small nets: its figure in the run that decides, and beside it this machine's."""
+    rows, *others = place.decisive(notebook, table)
+    owner, run = rows.attrs["machine"], rows.attrs["run"] if others else ""
+    return Case(where, figure(rows), rests, owner, run=run, beside=figure(others[0]) if others else None)
 
 
 def of_ratios(
@@ -138,8 +261,7 @@ def of_ratios(
             if not each:
                 raise
             continue
-        label = catalogue.RUNTIMES.get(name, str(name))
-        found.append(Case(where.replace("{}", label), ratio, rests, rows.attrs["machine"]))
+        found.append(_one_of(where, catalogue.RUNTIMES.get(name, str(name)), ratio, rests, rows.attrs["machine"]))
     if not found:
         raise NotMeasured(f"{a} and {b} were nowhere both timed")
     return found
@@ -177,8 +299,7 @@ def of_speeds(
             continue
         if per:
             ratio = ratio.times(table.count(second, per) / table.count(first, per))
-        label = where.replace("{}", catalogue.RUNTIMES.get(runtime, runtime))
-        found.append(Case(label, ratio, rests, table.machine))
+        found.append(_one_of(where, catalogue.RUNTIMES.get(runtime, runtime), ratio, rests, table.machine))
     if not found:
         raise NotMeasured(reasons[0])
     return found
@@ -189,20 +310,12 @@ def of_medians(
     over: str = "nets", rests: str = SMALL,
 ) -> list[Case]:  # fmt: skip
     """Median of one population less that of another; ``over`` says of what, if not of nets."""
-    rows = place.table(notebook, table)
-    first, second = (selected(rows, part)[value].dropna() * scale for part in (a, b))
-    return [Case(where, intervals.difference_of_medians(first, second, over), rests, rows.attrs["machine"])]
 
+    def figure(rows: pd.DataFrame) -> Interval:
+        first, second = (selected(rows, part)[value].dropna() * scale for part in (a, b))
+        return intervals.difference_of_medians(first, second, over)
 
-def of_best(
-    place: Place, where: str, notebook: str, table: str, parameter: str, value: str, rows: Selector | None = None,
-    rests: str = SMALL,
-) -> list[Case]:  # fmt: skip
-    """The value of a parameter that the best nets of a population have."""
-    population = place.table(notebook, table)
-    chosen = selected(population, rows or {}).dropna(subset=[parameter])
-    figure = intervals.best_value(chosen[parameter], chosen[value])
-    return [Case(where, figure, rests, population.attrs["machine"])]
+    return [_trained(place, where, notebook, table, figure, rests)]
 
 
 def of_correlations(
@@ -233,7 +346,7 @@ def of_speed_correlations(
         if len(rows) < FEWEST:
             raise NotMeasured(f"{len(rows)} nets timed in {runtime}, and a correlation needs {FEWEST}")
         figure = _lead(rows, x, rival, "ms", rank)
-        found.append(Case(where.replace("{}", catalogue.RUNTIMES[runtime]), figure, rests, table.machine))
+        found.append(_one_of(where, catalogue.RUNTIMES[runtime], figure, rests, table.machine))
     return found
 
 
@@ -304,31 +417,41 @@ def of_fronts(
     Gains are averaged over budgets, evenly on a log scale, from the point where all searches have a net to the dearest
     net of all.
     """
-    rows = place.table(notebook, table)
-    first, second = (dict(list(selected(rows, part).groupby(by))) for part in (a, b))
-    both = [part for side in (first, second) for part in side.values()]
-    budgets = np.geomspace(max(part[price].min() for part in both), max(part[price].max() for part in both), 60)
-    gaps = [
-        np.mean(np.subtract(*(intervals.attained(side[s][price], side[s][gain], budgets) for side in (first, second))))
-        for s in first if s in second
-    ]  # fmt: skip
-    return [Case(where, intervals.mean(gaps, "searches"), rests, rows.attrs["machine"])]
+
+    def figure(rows: pd.DataFrame) -> Interval:
+        first, second = (dict(list(selected(rows, part).groupby(by))) for part in (a, b))
+        both = [part for side in (first, second) for part in side.values()]
+        budgets = np.geomspace(max(part[price].min() for part in both), max(part[price].max() for part in both), 60)
+        gaps = [
+            np.mean(np.subtract(*(intervals.attained(side[s][price], side[s][gain], budgets)
+                                  for side in (first, second))))
+            for s in first if s in second
+        ]  # fmt: skip
+        return intervals.mean(gaps, "searches")
+
+    return [_trained(place, where, notebook, table, figure, rests)]
 
 
 KINDS: dict[str, Callable[..., list[Case]]] = {
     "published": of_published,
+    "published_speeds": of_published_speeds,
+    "published_gains": of_published_gains,
+    "published_rivals": of_published_rivals,
+    "published_numbers": of_published_numbers,
     "counted": of_counts,
     "paired": of_pairs,
     "ratio": of_ratios,
     "speed": of_speeds,
     "medians": of_medians,
-    "best": of_best,
     "correlation": of_correlations,
     "speed_correlation": of_speed_correlations,
     "published_correlation": of_published_correlations,
     "answers": of_answers,
     "front": of_fronts,
 }
+
+
+TRAINED = ("paired", "medians", "front")  # kinds that read what small nets were trained for
 
 
 def selected(rows: pd.DataFrame, wanted: Selector) -> pd.DataFrame:
@@ -338,15 +461,14 @@ def selected(rows: pd.DataFrame, wanted: Selector) -> pd.DataFrame:
         KeyError: for a column that is not there.
         LookupError: where no row is left; in rows of the smoke profile, which leaves nets out, :class:`NotMeasured`.
     """
-    chosen = rows
-    for column, value in wanted.items():
-        if column not in rows:
-            raise KeyError(f"no column {column!r} among {', '.join(rows.columns)}")
-        chosen = chosen[chosen[column].isin(value if isinstance(value, list) else [value])]
-    if chosen.empty:
-        says = f"no row has {', '.join(f'{k}={v!r}' for k, v in wanted.items())}"
-        raise NotMeasured(says) if rows.attrs.get("profile") == "smoke" else LookupError(says)
-    return chosen
+    try:
+        return published.chosen_rows(rows, wanted)
+    except KeyError:
+        raise
+    except LookupError as error:
+        if rows.attrs.get("profile") == "smoke":
+            raise NotMeasured(error.args[0]) from None
+        raise
 
 
 def _product(selectors: Selector | Sequence[Selector], figure: Callable[[Selector], float]) -> float:

@@ -14,8 +14,9 @@ nothing else, the words are *seen*, *not seen* or *undecided at small scale*; wh
 decide nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,18 @@ import pandas as pd
 
 from whichbackbone import yaml_lines
 from whichbackbone.evidence import intervals, machine, markdown, store
-from whichbackbone.evidence.cases import KINDS, RESTS, SMALL, TIMED, Case, NotMeasured, Place, differences
+from whichbackbone.evidence.cases import (
+    KINDS,
+    RESTS,
+    SMALL,
+    TIMED,
+    TRAINED,
+    Case,
+    NotMeasured,
+    Place,
+    differences,
+    outcome,
+)  # fmt: skip
 from whichbackbone.evidence.intervals import Interval
 from whichbackbone.folders import DATA
 
@@ -36,6 +48,7 @@ HOLDS, ONLY_IF, FAILS, UNDECIDED, NOT_MEASURED = VERDICTS = (
 AT_SMALL_SCALE = {HOLDS: "seen at small scale", ONLY_IF: "seen at small scale only if",
                   FAILS: "not seen at small scale", UNDECIDED: "undecided at small scale"}  # fmt: skip
 MARKS = {"fails": "✗", "undecided": "?", "passes": "✓"}  # in the order in which a page shows them
+BETWEEN = " · "  # settings of one condition
 LEGEND = "✗ fails, ? undecided (the interval holds the bound), ✓ passes"
 
 
@@ -60,15 +73,25 @@ def verdict(cases: Sequence[Case], at_least: float | None = None, at_most: float
     """What the cases say of the bound; see the top of this module."""
     main = [case for case in cases if case.rests != SMALL]
     small = bool(cases) and not main
-    outcomes = {case.where: case.outcome(at_least, at_most) for case in main or cases}
-    passed = tuple(where for where, outcome in outcomes.items() if outcome == "passes")
+    outcomes = [case.outcome(at_least, at_most) for case in main or cases]
+    passed = [case for case, found in zip(main or cases, outcomes, strict=True) if found == "passes"]
     if not outcomes:
         return Verdict(NOT_MEASURED)
     if len(passed) == len(outcomes):
         return Verdict(HOLDS, small)
     if passed:
-        return Verdict(ONLY_IF, small, passed)
-    return Verdict(FAILS if "fails" in outcomes.values() else UNDECIDED, small)
+        return Verdict(ONLY_IF, small, _conditions(passed, main or cases))
+    return Verdict(FAILS if "fails" in outcomes else UNDECIDED, small)
+
+
+def _conditions(passed: Sequence[Case], cases: Sequence[Case]) -> tuple[str, ...]:
+    """What the cases that pass have in common: a group whose cases all pass by its name, else with its settings."""
+    said = []
+    for group in dict.fromkeys(case.group for case in passed):
+        settings = BETWEEN.join(case.setting for case in passed if case.group == group and case.setting)
+        whole = not settings or all(case in passed for case in cases if case.group == group)
+        said.append(settings if not group else group if whole else f"{group} ({settings})")
+    return tuple(said)
 
 
 # ------------------------------------------------------------------------------------------------------------- judging
@@ -123,7 +146,7 @@ def judge(
             told = error.args[0] if error.args else error
             raise ClaimsError(f"claims.yaml, line {spec['line']}: claim {claim['id']!r}: {told}") from None
         if (key := (claim["id"], spec["where"])) in (corrected or {}):
-            found = [Case(case.where, corrected[key], case.rests, case.machine) for case in found]
+            found = [replace(case, figure=corrected[key]) for case in found]
         cases += found
     bounds = {name: claim.get(name) for name in BOUNDS}
     ruled = Verdict(NOT_MEASURED) if missing else verdict(cases, **bounds)
@@ -150,7 +173,8 @@ def _corrected(
         members = {(claim["id"], spec["where"]): spec for claim in claims for spec in claim["cases"]
                    if spec.get("experiment") == experiment}  # fmt: skip
         try:
-            gaps = {key: differences(place, **spec) for key, spec in members.items()}
+            gaps = {key: differences(place.decisive(spec["notebook"], spec["table"])[0], **spec)
+                    for key, spec in members.items()}  # fmt: skip
         except LookupError:  # not measured, or a fault that the claim itself will name with its line
             continue
         if all(len(gap) for gap in gaps.values()):
@@ -219,16 +243,33 @@ def _figures(cases: Sequence[Case], claim: Mapping[str, Any]) -> str:
     bounds = {name: claim.get(name) for name in BOUNDS}
     beside = {case.rests for case in cases} - {SMALL}
     lines = []
-    for outcome, mark in MARKS.items():
+    for decided, mark in MARKS.items():
+        groups: dict[str, list[str]] = {}
         for case in cases:
-            if case.outcome(**bounds) == outcome:
+            if case.outcome(**bounds) == decided:
                 small = " (small nets)" if case.rests == SMALL and beside else ""
-                lines.append(f"{mark} {case.where}{small}: {says(case.figure, claim['unit'])}")
+                figure = says(case.figure, claim["unit"])
+                text = f"{case.setting} {figure}{_beside(case, decided, claim)}".strip()
+                groups.setdefault(case.group + small, []).append(text)
+        lines += [f"{mark} {f'{group}: ' if group else ''}{BETWEEN.join(found)}" for group, found in groups.items()]
     return "; ".join(lines) or "-"
+
+
+def _beside(case: Case, decided: str, claim: Mapping[str, Any]) -> str:
+    """Which run a case rests on, and whether this machine's own smaller run agrees; "" where there is but one."""
+    if case.beside is None:
+        return ""
+    own = outcome(case.beside, *(claim.get(name) for name in BOUNDS))
+    word = "agrees" if own == decided else "disagrees" if {own, decided} == {"passes", "fails"} else own
+    if word == "passes":
+        word = "passes by itself"
+    return f" [run {case.run}, full; standard beside it {says(case.beside, claim['unit'])}, {word}]"
 
 
 def says(figure: Interval, unit: str) -> str:
     """A figure with its unit, and its interval where it has one."""
+    if math.isinf(figure.value):
+        return "no limit"
     counted = figure.kind == "exact" and unit not in ("x", "points") and float(figure.value).is_integer()
     digits = 0 if abs(figure.value) >= 100 or counted else 1 if abs(figure.value) >= 10 or unit == "points" else 2
     number, space, interval = figure.text(digits, sign=unit == "points").partition(" ")
@@ -247,6 +288,12 @@ def _rests(cases: Sequence[Case], place: Place) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
+
+
+def decisive(path: Path = CLAIMS) -> set[tuple[str, str]]:
+    """(notebook, table) of the experiments with small nets, whose newest ``full`` run verdicts rest on."""
+    return {(spec["notebook"], spec["table"]) for claim in load(path) for spec in claim["cases"]
+            if spec["kind"] in TRAINED}  # fmt: skip
 
 
 def load(path: Path = CLAIMS) -> list[dict[str, Any]]:

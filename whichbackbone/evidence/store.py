@@ -15,7 +15,7 @@ import re
 import secrets
 import subprocess
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -168,12 +168,15 @@ class Store:
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
-def latest(notebook: str, table: str, output: str = "", of: str | None = None) -> pd.DataFrame:
+def latest(
+    notebook: str, table: str, output: str = "", of: str | None = None, profile: str | None = None
+) -> pd.DataFrame:
     """Newest rows of ``notebook``'s ``table``: this machine's if there are any, else another machine's.
 
     Args:
         output: a folder whose results come first; then the repository's.
         of: a machine whose rows alone count.
+        profile: of the runs that count; any if left out.
 
     Returns:
         The rows; ``frame.attrs`` says ``machine``, ``run`` and ``profile``.
@@ -184,7 +187,8 @@ def latest(notebook: str, table: str, output: str = "", of: str | None = None) -
     for folder in _folders(output, of):
         found = {path.stem: path for path in (folder / notebook / table).glob("*.csv")}
         for run in sorted(found, reverse=True):
-            if record := _record(folder / "runs" / f"{run}.json", folder.name):
+            record = _record(folder / "runs" / f"{run}.json", folder.name)
+            if record and profile in (None, record.profile):
                 frame = _parsed(text_of(found[run]))
                 frame.attrs |= {"machine": folder.name, "run": run, "profile": record.profile}
                 return frame
@@ -239,12 +243,15 @@ def record_of(run: str, output: str = "") -> Record:
     raise LookupError(f"no run {run!r} in data/results")
 
 
-def tidy(of: str, output: str = "", keep: Mapping[str, int] | None = None) -> list[Path]:
+def tidy(
+    of: str, output: str = "", keep: Mapping[str, int] | None = None, decisive: Collection[tuple[str, str]] = ()
+) -> list[Path]:
     """Remove older runs of a machine from the working folder; git's history has those that were committed.
 
     Args:
         of: the machine.
         keep: table -> number of its newest runs that stay; 1 for a table not named.
+        decisive: (notebook, table) of which the newest ``full`` run stays as well, since verdicts rest on it.
 
     Returns:
         The files removed: rows, and the records of runs that have no rows left.
@@ -254,9 +261,12 @@ def tidy(of: str, output: str = "", keep: Mapping[str, int] | None = None) -> li
         left = set()
         for table in (path for path in folder.glob("*/*") if path.is_dir()):
             found = sorted((path for path in table.glob("*.csv")), reverse=True)
-            stay = (keep or {}).get(table.name, 1)
-            left |= {path.stem for path in found[:stay]}
-            removed += found[stay:]
+            stay = found[: (keep or {}).get(table.name, 1)]
+            if (table.parent.name, table.name) in decisive:
+                records = ((path, _record(folder / "runs" / f"{path.stem}.json", folder.name)) for path in found)
+                stay += [path for path, record in records if record and record.profile == "full"][:1]
+            left |= {path.stem for path in stay}
+            removed += [path for path in found if path not in stay]
         removed += [path for path in (folder / "runs").glob("*.json") if path.stem not in left]
     for path in removed:
         path.unlink()

@@ -79,6 +79,47 @@ def run(
     return pd.DataFrame(rows)
 
 
+def at_random(
+    space: Choices,
+    errors: Callable[[list[Architecture]], Sequence[float]],
+    cost: Callable[[Architecture], float],
+    *,
+    seeds: Sequence[int],
+    evaluations: int,
+    name: str = "random",
+) -> pd.DataFrame:
+    """Draw architectures instead of searching: the control of :func:`run`, which may look at as many.
+
+    Args:
+        space, errors, seeds: of :func:`run`.
+        cost: gives the cost of one architecture, by which a front is picked afterwards.
+        evaluations: architectures of each seed, all different.
+        name: stands as cost_name.
+
+    Returns:
+        As :func:`run` does, with generation 0.
+
+    Raises:
+        ValueError: for more evaluations than there are architectures, or if `errors` gives too few values or no number.
+    """
+    if not 1 <= evaluations <= size(space):
+        raise ValueError(f"{evaluations} evaluations: expected 1 to {size(space)}, which the space has")
+    drawn = [(seed, architecture) for seed in seeds for architecture in _different(space, evaluations, seed)]
+    known = _evaluate(errors, [architecture for _, architecture in drawn])
+    return pd.DataFrame([
+        dict(cost_name=name, seed=seed, generation=0, architecture=a, error=known[_text(a)], cost=float(cost(a)))
+        for seed, a in drawn])  # fmt: skip
+
+
+def _different(space: Choices, number: int, seed: int) -> list[Architecture]:
+    """Architectures drawn evenly, none twice."""
+    random, found = np.random.default_rng(seed), {}
+    while len(found) < number:
+        architecture = {name: options[random.integers(len(options))] for name, options in space.items()}
+        found.setdefault(_text(architecture), architecture)
+    return list(found.values())
+
+
 def _optuna() -> ModuleType:
     """Import Optuna without its warnings: its progress bar asks for ipywidgets, which nothing here needs."""
     with warnings.catch_warnings(), needs("optuna"):

@@ -1,7 +1,7 @@
 """RegNet: the AnyNet design space as data, and the four numbers that generate a RegNet from it."""
 # Written by export from notebooks/06_regnet.ipynb, do not edit.
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import log
@@ -163,6 +163,11 @@ STEPS = {
     "RegNetX": "+ widths on a line",
 }  # A to E lie inside one another; RegNetX lies in D, and in E only where its depths do not fall
 B, G = (1, 2, 4), (1, 2, 4, 8, 16)  # to choose from
+WIDE = G[1:]  # groups of more than one channel
+VARIED = {  # RegNets that differ in one thing: what b and g are drawn from; b below 1 is the inverted bottleneck
+    "b = 1/2": ((0.5,), WIDE), "b = 1": ((1,), WIDE), "b = 2": ((2,), WIDE), "b = 4": ((4,), WIDE),
+    "g = 1": ((1,), (1,)),
+}
 MOST_D, MOST_W, TINY_STEM = 4, 128, dict(w_stem=8, s_stem=1)
 
 
@@ -172,7 +177,9 @@ def log_uniform(random: Random, low: int, high: int) -> int:
 
 
 def draw(space: str, random: Random) -> tuple[AnyNetRow, RegNetRow | None]:
-    """A tiny net of a space of ``STEPS``, and the line it comes from if it is a RegNet."""
+    """A tiny net of a space of ``STEPS`` or ``VARIED``, and the line it comes from if it is a RegNet."""
+    if space in VARIED:
+        return draw_line(random, *VARIED[space])
     if space == "RegNetX":
         return draw_line(random)
     step = list(STEPS).index(space)  # the number of freedoms taken away
@@ -184,12 +191,12 @@ def draw(space: str, random: Random) -> tuple[AnyNetRow, RegNetRow | None]:
     return AnyNetRow(stages, **TINY_STEM), None
 
 
-def draw_line(random: Random) -> tuple[AnyNetRow, RegNetRow]:
-    """A tiny RegNet of four stages: w_m uniform as in the paper, the rest log-uniform."""
+def draw_line(random: Random, bs: Sequence[float] = B, gs: Sequence[int] = G) -> tuple[AnyNetRow, RegNetRow]:
+    """A tiny RegNet of four stages: w_m uniform as in the paper, b and g out of bs and gs, the rest log-uniform."""
     while True:
         line = RegNetRow(
             w_0=8 * log_uniform(random, 1, 4), w_a=4 * 16 ** random.random(), w_m=random.uniform(1.5, 3),
-            d=log_uniform(random, 4, 4 * MOST_D), g=random.choice(G), b=random.choice(B))
+            d=log_uniform(random, 4, 4 * MOST_D), g=random.choice(gs), b=random.choice(bs))
         stages = tuple(line.stages())
         if len(stages) == 4 and max(s.w for s in stages) <= MOST_W and max(s.d for s in stages) <= MOST_D:
             return AnyNetRow(stages, **TINY_STEM), line
