@@ -68,6 +68,37 @@ def test_a_runtime_with_holes_is_not_ranked_beside_the_others(tmp_path, monkeypa
     assert left["resnet18"].startswith("not timed in compile, batch 1, fp32, all cores: not ranked; python -m")
 
 
+INT8 = {"resnet50": 20.0, "efficientnet_b0": 15.0, "mobilenetv2_100": 4.0, "resnet18": 8.0, "semnasnet_100": 5.0}
+
+
+@pytest.fixture
+def in_int8(tmp_path, monkeypatch):
+    """A folder whose only times are in INT8, of nets some of which have a published accuracy in it."""
+    keep(tmp_path, pd.DataFrame([row(Point(net, runtime="openvino", precision="int8", threads=2), ms * random, visit)
+                                 for net, ms in INT8.items() for visit, random in enumerate((0.98, 1, 1.02, 1.01))]))
+    monkeypatch.setattr("whichbackbone.evidence.store.REPOSITORY", tmp_path / "nothing")
+    monkeypatch.setattr(chooser, "_memory", lambda *_: pd.DataFrame({"name": [""], "size": [0], "memory_mb": [0.0]}))
+    return str(tmp_path)
+
+
+def test_in_int8_only_nets_with_an_accuracy_in_int8_are_ranked(in_int8):
+    ranked = chooser.choose(precision="int8", output=in_int8).set_index("name")
+    assert set(ranked.index) == set(INT8)
+    assert ranked.loc["semnasnet_100", "reason"] == "accuracy in INT8 unknown: not ranked"
+    assert ranked.loc["resnet50", "fits"] and ranked.loc["resnet50", "rank"] == 1
+    fp32 = chooser.accuracy().set_index(["name", "size"]).top1
+    for name in ranked.index[ranked.fits]:
+        assert ranked.loc[name, "top1"] != fp32[name, 224], "an accuracy in fp32 never stands beside a time in INT8"
+        assert "PTQ" in ranked.loc[name, "evidence"] or "QAT" in ranked.loc[name, "evidence"]
+    assert "Of 1 nets with a time in INT8 the accuracy in INT8 is unknown" in chooser.choose(
+        precision="int8", output=in_int8).attrs["advice"]  # fmt: skip
+
+
+def test_training_from_scratch_for_int8_has_no_accuracy_to_rank_by(in_int8):
+    ranked = chooser.choose(precision="int8", pretrained=False, output=in_int8)
+    assert not ranked.fits.any() and ranked.reason.eq("accuracy in INT8 unknown: not ranked").all()
+
+
 def test_recipe_changes_the_ranking():
     best, same = chooser.choose(hardware="gpu"), chooser.choose(hardware="gpu", pretrained=False)
     top = {f.fits.sum(): f.set_index(["name", "size"]).top1 for f in (best, same)}
@@ -124,7 +155,7 @@ def test_the_command_needs_no_torch_and_no_second():
         (dict(runtime="steam"), "no time of runtime 'steam' on cpu: choose one of eager"),
         (dict(runtime="openvino", hardware="gpu"), "no time of runtime 'openvino' on gpu"),
         (dict(runtime="onnxruntime", batch=3), "nothing was timed in onnxruntime, batch 3, fp32, all cores on"),
-        (dict(precision="int4"), "unknown precision 'int4': choose one of fp32, amp"),
+        (dict(precision="int4"), "unknown precision 'int4': choose one of fp32, amp, bf16, fp16, int8"),
         (dict(threads=-1), "threads -1"),
         (dict(hardware="gpu", threads=1), "asked of the CPU"),
         (dict(task="transfer", pretrained=False), "training from scratch"),

@@ -56,7 +56,7 @@ def test_an_unknown_key_names_those_there_are(words, known):
 
 
 def test_every_source_and_device_is_used_and_described():
-    tables = [published.models(), published.speed(), published.detection(), published.transfer()]
+    tables = [published.models(), published.speed(), published.detection(), published.transfer(), published.int8()]
     assert set(published.sources().id) == {key for table in tables for key in table.source_id}
     assert set(published.devices().id) == set(tables[1].device_id) >= set(tables[2].device_id.dropna())
     for table, words in (published.sources(), "title"), (published.devices(), "name"):
@@ -182,15 +182,15 @@ def test_no_code_matches_a_source_or_device_by_a_part_of_its_text():
 def test_rows_say_how_they_were_trained_and_evaluated():
     rows = published.models()
     assert rows.recipe_id.notna().all() and set(rows.crops) == {"one", "ten", "many"}
-    assert set(rows.quantised) == set(rows.extra_data) == {"yes", "no"}
+    assert set(rows.extra_data) == {"yes", "no"}
     ours, timm_note = rows[rows.source_id == "timm_results"], rows.top1_weights_note.fillna("")
     assert ("timm tag " + ours.recipe_id.str.removeprefix("timm:") + ";" == timm_note[ours.index].str.split(
         " ImageNet| extra", regex=True).str[0]).all()  # fmt: skip
     assert rows.extra_data.eq("yes").equals(timm_note.str.contains("extra data"))
-    assert rows.quantised.eq("yes").equals(timm_note.str.contains("quantised"))
+    assert not rows.top1_weights_note.fillna("").str.contains("quantised").any(), "they stand in published_int8.csv"
     assert rows.crops.eq("ten").equals(timm_note.str.startswith("10-crop"))
     assert rows[rows.recipe_id == "100ep"].activations_m.notna().all()
-    alike = ["source_id", "model", "timm_name", "recipe_id", "variant", "crops", "quantised", "input_size"]
+    alike = ["source_id", "model", "timm_name", "recipe_id", "variant", "crops", "input_size"]
     twice = rows[rows.duplicated(alike, keep=False)]
     assert (twice.groupby(alike, dropna=False).imagenet_top1.agg(lambda top1: top1.max() - top1.min()) < 0.05).all()
 
@@ -202,13 +202,13 @@ def faults(rows: pd.DataFrame) -> list[str]:
     return found + ["memory-unverified"] * bool(unverified)
 
 
-@pytest.mark.parametrize("table", [published.models, published.speed])
+@pytest.mark.parametrize("table", [published.models, published.speed, published.int8])
 def test_every_row_was_read_in_a_source(table):
     rows = table()
     assert not faults(rows)
     assert faults(rows.assign(source_id=["", *rows.source_id[1:]])) == ["no source_id"]
     assert faults(rows.assign(source_locator=[None, *rows.source_locator[1:]])) == ["no source_locator"]
-    assert faults(rows.assign(precision=["memory-unverified", *rows.model[1:]])) == ["memory-unverified"]
+    assert faults(rows.assign(variant=["memory-unverified", *rows.model[1:]])) == ["memory-unverified"]
 
 
 @pytest.mark.parametrize("table", [published.models, published.speed])
@@ -326,3 +326,13 @@ def test_transfer_rows_say_whether_they_compare():
     assert set(rows.comparable) == {"yes", "partly", "no"} and rows.why.str.len().gt(5).all()
     assert published.transfer(comparable="yes").accuracy.tolist() == [88.42, 82.44]
     assert not faults(rows.assign(model=rows.method))
+
+
+def test_int8_rows_hold_both_figures_or_one_file_on_several_machines():
+    rows = published.int8()
+    alone = rows[rows.top1_fp32.isna()]
+    assert alone.machine.notna().all() and rows[rows.top1_fp32.notna()].machine.isna().all()
+    assert set(rows.method) == {"PTQ", "QAT", "not stated"} and set(rows.deployed) == {"yes", "no"}
+    assert rows.top1_int8.between(0, 100).all() and (rows.top1_fp32 - rows.top1_int8 < 70).sum() > 200
+    b0 = rows[rows.timm_name.eq("efficientnet_b0") & rows.source_id.eq("nncf_ptq")]
+    assert b0.top1_int8.between(77.04, 77.19).all() and set(b0.top1_fp32) == {77.698}, "0.77042 to 0.7719 of 0.77698"

@@ -1,6 +1,7 @@
 """Every runtime computes what eager computes; one that does not, or that is not installed, is refused."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from torch import nn
 
 from whichbackbone.evidence import catalogue
 from whichbackbone.measure import runtimes
-from whichbackbone.measure.runtimes import WrongOutput, fold_batch_norm, prepare
+from whichbackbone.measure.runtimes import WrongOutput, fold_batch_norm, prepare, quantised
+from whichbackbone.measure.runtimes.exports import exported
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -187,3 +189,68 @@ def test_what_runtimes_share_is_made_once():
     first, second = (subject.prepare(name, 1) for name in ("onnxruntime", "openvino"))
     assert first.export_s == second.export_s == subject.file.seconds > 0
     assert runtimes.Subject(subject.model, X).file.seconds == 0, "found again"
+
+
+# ---------------------------------------------------------------------------------------------------- in fewer bits
+
+CALIBRATION = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_int8_is_near_eager_and_quantised_once(runtime, capfd):
+    first = prepare(net(), X, runtime, 1, "int8", CALIBRATION)
+    again = prepare(net(), X, runtime, 1, "int8", CALIBRATION)
+    assert 20 < first.snr_db < 60 and first.max_difference < 0.2, "near, and not the same"
+    assert first.export_s > 0 == again.export_s, "the file is found again"
+    assert (torch.as_tensor(first.run()) == torch.as_tensor(again.run())).all()
+    other = prepare(net(), X, runtime, 1, "int8", CALIBRATION * 3)
+    assert other.export_s > 0 and other.snr_db < first.snr_db, "other images give other scales: too wide ones here"
+    assert not capfd.readouterr().out, "the output of a block is read by a program"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_quantised_graph_that_lost_a_layer_is_refused(monkeypatch, runtime):
+    tool, package, suffix = quantised._TOOLS[runtime]
+
+    def careless(source, target, batches, few):
+        smaller = exported(nn.Sequential(*net()[:3], nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), X)
+        tool(smaller.path, target, batches, few)
+
+    monkeypatch.setitem(quantised._TOOLS, runtime, (careless, package, suffix))
+    with pytest.raises(WrongOutput, match="the quantised graph multiplies by 216 of the net's 328 weights"):
+        prepare(net(), X, runtime, 1, "int8", CALIBRATION)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:200], lambda data: b"", lambda data: data[: len(data) // 2]])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_damaged_file_is_made_again(runtime, damage):
+    subject = runtimes.Subject(net(), X, CALIBRATION)
+    before = subject.prepare(runtime, 1, "int8")
+    for path in (Path(subject.file.path), Path(subject.quantised(runtime).path)):
+        if path.suffix == ".xml":
+            path = path.with_suffix(".bin")  # the weights
+        path.write_bytes(damage(path.read_bytes()))
+        after = runtimes.Subject(net(), X, CALIBRATION).prepare(runtime, 1, "int8")
+        assert after.snr_db == before.snr_db
+    assert after.export_s > 0
+
+
+@pytest.mark.parametrize("missing, runtime", [("nncf", "openvino"), ("onnxruntime", "onnxruntime")])
+def test_what_quantises_may_be_missing(monkeypatch, missing, runtime):
+    monkeypatch.setitem(sys.modules, missing, None)
+    refused = runtimes.Subject(net(), X, CALIBRATION).try_to_prepare(runtime, 1, "int8")
+    assert refused.reason.endswith(f"{missing} is not installed: pip install {missing}")
+
+
+def test_a_precision_that_a_runtime_lacks_is_named_with_those_it_has():
+    with pytest.raises(ValueError, match="onnxruntime has no bf16 here: choose one of fp32, int8"):
+        prepare(net(), X, "onnxruntime", 1, "bf16")
+
+
+def test_bf16_without_its_instructions_is_refused(monkeypatch):
+    openvino = pytest.importorskip("openvino")
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        assert prepare(net(), X, "openvino", 1, "bf16").max_difference > 0
+    else:  # OpenVINO would take the wish, and compute in fp32
+        reason = runtimes.Subject(net(), X).try_to_prepare("openvino", 1, "bf16").reason
+        assert reason == "RuntimeError: this processor has no instructions for bf16"

@@ -41,6 +41,7 @@ def stand_in(monkeypatch, die=(), flag=(), slow_alone=(), everything=False):
                      flagged=everything or p.net in slow) for p in points], None  # fmt: skip
 
     monkeypatch.setattr(visits, "_process", process)
+    monkeypatch.setattr(visits, "_make_files", lambda points, say: (0, 0.0))
     monkeypatch.setattr(visits, "_peaks", lambda: dict(gflops=100.0, gbps=20.0))
     return asked
 
@@ -67,6 +68,15 @@ def test_the_dozen_is_timed_in_every_way():
         cold = {(1, runtime, 0, f"cold_{how}", "inference") for how in ("cache", "idle")}
         assert cold | {(8, runtime, 0, "hot", "inference"), (1, runtime, 1, "hot", "inference")} <= ways
     assert (1, "compile", 0, "hot", "inference") in ways and (4, "eager", 0, "hot", "training") in ways
+
+
+def test_each_net_is_timed_in_fewer_bits_beside_fp32_in_the_same_process():
+    blocks = [b for b in plan.blocks(plan.core(), seed=0) if any(p.precision == "int8" for p in b.points)]
+    assert {p.net for b in blocks for p in b.points} == set(plan.CORE) and len({b.visit for b in blocks}) == plan.VISITS
+    for block in blocks:
+        for net in {(p.net, p.pixels) for p in block.points}:
+            mine = [(p.runtime, p.precision) for p in block.points if (p.net, p.pixels) == net]
+            assert tuple(mine) == plan.FEWER_BITS
 
 
 def test_visits_come_one_after_another_and_each_draws_other_blocks():
@@ -138,12 +148,26 @@ def test_a_real_block_times_counts_and_refuses(tmp_path):
     by = {(r["net"], r["runtime"], r["regime"], r["mode"], r["precision"]): r for r in rows}
     assert len(by) == 6
     refused = by["mobilenetv2_035", "openvino", "hot", "inference", "amp"]
-    assert refused["status"] == "openvino runs on the CPU in fp32 here, not on cpu in amp"
+    assert refused["status"] == "openvino runs on the CPU in fp32, bf16, fp16, int8 here, not on cpu in amp"
     timed = [r for r in rows if r is not refused]
     assert all(r["status"] == "ok" and r["ms"] > 0 and r["peak_gflops"] > 0 for r in timed), rows
     hot = by["mobilenetv2_035", "eager", "hot", "inference", "fp32"]
     assert hot["macs"] == pytest.approx(59.2e6, rel=0.01) and hot["params"] == pytest.approx(1.68e6, rel=0.01)
     assert by[YARD, "eager", "hot", "inference", "fp32"]["ms"] > hot["ms"]
+
+
+def test_files_are_made_before_anything_is_timed(tmp_path, monkeypatch):
+    monkeypatch.setenv("WHICHBACKBONE_CACHE", str(tmp_path))
+    asked = [Point("mobilenetv2_035", threads=1, runtime=runtime, precision=precision)
+             for runtime, precision in (*plan.FEWER_BITS, ("eager", "fp32"))]  # fmt: skip
+    said = []
+    made, seconds = visits._make_files(asked, said.append)
+    assert made == 3 and seconds > 0, "one ONNX file, and one of each tool"
+    assert said[-1].startswith("files of 1 of 1 nets: 3 exported or quantised")
+    assert visits._make_files(asked, said.append) == (0, 0.0), "what is there costs a look"
+    rows = visits.measured(Block(0, (asked[1], asked[4])))
+    assert [row["export_s"] for row in rows if row["status"] == "ok"] == [0, 0] and all(r["snr_db"] > 0 for r in rows)
+    assert visits._make_files(asked[5:], said.append) == (0, 0.0) and len(said) == 2, "eager mode reads no file"
 
 
 # -------------------------------------------------------------------------------------------------------------- runs

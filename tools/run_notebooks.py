@@ -309,12 +309,15 @@ def make_visits(options: Options, line: "Line") -> None:
     """
     from whichbackbone.measure import plan, visits  # need the installed environment
 
-    groups, output = plan.core(), str(options.output or "")
-    if not options.measure and (len(options.notebooks) < len(choose()) or visits.complete(groups, output)):
+    output = str(options.output or "")
+    groups = plan.core() if options.measure else visits.lacking(plan.core(), output)
+    if not groups or (not options.measure and len(options.notebooks) < len(choose())):
         return line.done("unchanged, skipped")
     started = time.monotonic()
     done = visits.run(groups, profile=options.profile, output=output, say=line.running, again=options.measure)
     refused = f", {len(done.refused)} refused" if done.refused else ""
+    if done.files[0]:
+        refused += f", {done.files[0]} files exported or quantised in {duration(done.files[1])}"
     line.done(f"{duration(time.monotonic() - started)}, {done.timed} points{refused}, run {done.run}")
 
 

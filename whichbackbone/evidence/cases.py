@@ -163,7 +163,7 @@ def of_published_rivals(
     accuracy no rival reaches has an infinite ratio. ``{}`` in ``where`` stands for the two nets.
     """
     rows = published.models().dropna(subset=["imagenet_top1"])
-    rows = rows[rows.quantised.eq("no") & rows.extra_data.eq("no")]
+    rows = rows[rows.extra_data.eq("no")]
     if times:
         rows = rows.merge(_time_of_an_image(times), on=["source_id", "model", "input_size"])
     rows = rows.dropna(subset=[price]).drop_duplicates(["source_id", "model", "input_size", "imagenet_top1"])

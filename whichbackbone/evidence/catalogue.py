@@ -36,6 +36,7 @@ RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
 }
+PRECISIONS = {"fp32": "fp32", "amp": "mixed precision", "bf16": "bf16", "fp16": "fp16", "int8": "INT8"}
 HARDWARE = {"cpu": "CPU", "gpu": "GPU", "phone": "phone"}
 TASKS = ("classification", "transfer", "detection", "segmentation")
 DENSE = ("detection", "segmentation")  # need feature maps at several strides, of larger images

@@ -61,8 +61,8 @@ class Wish:
             raise ValueError(f"batch {self.batch}: give a whole number of images, at least 1")
         if self.hardware != "cpu" and (self.threads or self.precision != "fp32"):
             raise ValueError(f"threads and precision are asked of the CPU: times on a {self.hardware} are published")
-        if self.precision not in speed.PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}: choose one of {', '.join(speed.PRECISIONS)}")
+        if self.precision not in catalogue.PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}: choose one of {', '.join(catalogue.PRECISIONS)}")
         if self.threads < 0:
             raise ValueError(f"threads {self.threads}: give a whole number, or 0 for all cores")
         if self.runtime is not None and self.runtime not in self.runtimes():
@@ -115,7 +115,7 @@ def choose(
         runtime: one of :data:`whichbackbone.evidence.catalogue.RUNTIMES`; None takes the fastest of those in which all
             nets were timed.
         threads: that the runtime may use on the CPU; 0 is all cores.
-        precision: fp32; others where they were timed.
+        precision: fp32; others where they were timed. In INT8 only nets with a published accuracy in INT8 are ranked.
         machine: whose measurements, a folder of data/results; None is this machine's.
         output: folder whose results come first.
 
@@ -135,7 +135,7 @@ def choose(
     times = {"cpu": _cpu, "gpu": _gpu, "phone": _phone}[hardware](wish, output, machine)
     owner = times.attrs.get("machine", "")
     whose = "here" if owner == this.slug() else f"on {owner}"
-    known = accuracy(pretrained)
+    known = accuracy(pretrained, precision)
     if task in DENSE:  # the net sees other sizes there; what it learned, it learned on ImageNet at its own size
         known = known.drop_duplicates("name").drop(columns="size")
     frame = times.merge(known, how="left").merge(_sizes(), on="name", how="left")
@@ -230,12 +230,18 @@ def _published_times(rows: pd.DataFrame) -> pd.DataFrame:
                          "low_ms": math.nan, "high_ms": math.nan})  # fmt: skip
 
 
-def accuracy(pretrained: bool = True) -> pd.DataFrame:
-    """name, size, top1 (%), of: the weights or the recipe behind it; see ``pretrained`` of :func:`choose`."""
+def accuracy(pretrained: bool = True, precision: str = "fp32") -> pd.DataFrame:
+    """name, size, top1 (%), of: the weights or the recipe behind it; see ``pretrained`` of :func:`choose`.
+
+    In INT8 the best that was published of a net whose weights and activations have 8 bits and whose arithmetic was
+    INT8's; a net without such a figure is not in the table. bf16 and mixed precision keep fp32's figures.
+    """
+    if precision == "int8":
+        return _in_int8() if pretrained else pd.DataFrame(columns=["name", "size", "top1", "of"])
     rows = published.models().dropna(subset=["timm_name", "imagenet_top1", "input_size"])
     if pretrained:
         timm = rows[rows.source_id.eq(TIMM) & rows.extra_data.eq("no")]
-        paper = rows[~rows.source_id.isin(RETRAINED) & rows.crops.eq("one") & rows.quantised.eq("no")]
+        paper = rows[~rows.source_id.isin(RETRAINED) & rows.crops.eq("one")]
         # What can be downloaded comes first; a phone net that timm has no weights of keeps its paper's figure.
         rows = pd.concat([timm, paper[~paper.timm_name.isin(timm.timm_name)]])
     else:
@@ -246,6 +252,13 @@ def accuracy(pretrained: bool = True) -> pd.DataFrame:
     frame = pd.DataFrame({"name": rows.timm_name, "size": size, "top1": rows.imagenet_top1, "of": of})
     # TensorFlow's weights (tf_) need its padding: their accuracy is not that of a net without it.
     return frame.drop_duplicates(["name", "size"])
+
+
+def _in_int8() -> pd.DataFrame:
+    rows = published.int8(deployed="yes").dropna(subset=["top1_fp32", "input_size"])
+    rows = rows.sort_values("top1_int8", ascending=False).drop_duplicates(["timm_name", "input_size"])
+    of = rows.source_id.map(published.source) + ", " + rows.method
+    return pd.DataFrame({"name": rows.timm_name, "size": rows.input_size.astype(int), "top1": rows.top1_int8, "of": of})
 
 
 def _sizes() -> pd.DataFrame:
@@ -274,10 +287,14 @@ def _memory(output: str, machine: str | None) -> pd.DataFrame:
 def _reason(row, wish: Wish) -> str:
     """Why a net cannot be recommended; "" if nothing speaks against it."""
     if math.isnan(row.top1):
+        if wish.precision == "int8":
+            return "accuracy in INT8 unknown: not ranked"
         kind = "published accuracy at this size" if wish.pretrained else "accuracy with one recipe"
         return f"no {kind}: not ranked"
     if math.isnan(row.ms):
-        return f"{row.how}: not ranked; python -m whichbackbone measure --nets {row.name} --batch {wish.batch}"
+        asked = f"--nets {row.name} --batch {wish.batch}" + (
+            f" --precision {wish.precision}" if wish.precision != "fp32" else "")  # fmt: skip
+        return f"{row.how}: not ranked; python -m whichbackbone measure {asked}"
     limits = {"ms": wish.latency_ms, "M parameters": wish.params_m, "MB": wish.memory_mb}
     for what, (unit, limit) in zip(("ms", "params_m", "memory_mb"), limits.items(), strict=True):
         value = getattr(row, what)
@@ -347,6 +364,11 @@ def _advice(frame: pd.DataFrame, wish: Wish, times: pd.DataFrame) -> str:
     text = f"Take {names}: the most accurate of {len(fits)} that fit, {len(frame) - len(fits)} do not."
     if len(first) > 1:
         text += " These cannot be told apart by what is known."
+    if wish.precision == "int8":
+        unknown = frame[frame.top1.isna() & frame.ms.notna()]
+        text += f" Of {len(unknown)} nets with a time in INT8 the accuracy in INT8 is unknown; they are not ranked."
+    elif wish.precision != "fp32":
+        text += f" Accuracies are those of fp32: {catalogue.PRECISIONS[wish.precision]} was timed, not scored."
     if wish.task == "transfer":
         text += " ImageNet accuracy stands in for transfer: notebook 08 shows how far it carries on a small data set."
     if wish.task in DENSE:

@@ -16,10 +16,13 @@ from pathlib import Path
 import psutil
 
 # Libraries whose version decides a time or a number in the rows.
-PACKAGES = ("torch", "timm", "onnxruntime", "openvino", "numpy", "scipy", "scikit-learn")
+PACKAGES = ("torch", "timm", "onnxruntime", "openvino", "nncf", "numpy", "scipy", "scikit-learn")
 # Instruction sets that decide how fast a CPU multiplies; the rest of the flags tell a reader of timings nothing.
-TELLING_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "sve", "bf16",
-                 "i8mm")  # fmt: skip
+TELLING_FLAGS = ("avx", "avx2", "fma", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8",
+                 "amx_bf16", "asimd", "asimddp", "sve", "bf16", "i8mm")  # fmt: skip
+# Those that multiply bytes and add the products in 32 bits, and those that multiply bf16.
+BYTES = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
+HALVES = {"avx512_bf16", "amx_bf16", "bf16"}
 # A brand without a model number names several processors, as on many virtual machines. Model numbers look like 8259CL,
 # 7B13 or M2; QEMU's E312xx stands for a series.
 MODEL_NUMBER = re.compile(r"\d{3,}(?!\d*xx)|\b\d[a-z]\d\d\b|\bm\d+\b", re.IGNORECASE)
@@ -97,6 +100,19 @@ def usable_cores() -> int:
     if (slurm := os.environ.get("SLURM_CPUS_PER_TASK", "")).isdigit():
         limits.append(int(slurm))
     return max(1, min(limits))
+
+
+def multiplies_bytes() -> bool:
+    """Whether the processor has instructions for INT8; without them its products are added in 16 bits, or emulated.
+
+    Apple's processors have them all, and say so in no list of flags.
+    """
+    return bool(BYTES & set(describe().flags.split())) or describe().os == "Darwin arm64"
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has instructions for bf16; without them a library converts to fp32 and back."""
+    return bool(HALVES & set(describe().flags.split()))
 
 
 def last_level_cache(caches: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:

@@ -1,7 +1,7 @@
 """Figures printed in papers and public benchmarks; each row says where it stands.
 
-The tables are ``published_models.csv``, ``published_speed.csv``, ``published_detection.csv`` and
-``published_transfer.csv`` in ``data/``. A row names its source by a key into ``sources.csv`` and its device by a key
+The tables are ``published_models.csv``, ``published_int8.csv``, ``published_speed.csv``, ``published_detection.csv``
+and ``published_transfer.csv`` in ``data/``. A row names its source by a key into ``sources.csv`` and its device by a key
 into ``devices.csv``; :func:`source` and :func:`device` turn a key into words for a page. Code selects rows by keys and
 never by a part of a text. Notebooks take a published figure from here, never from memory.
 """
@@ -42,8 +42,8 @@ def models(**where: object) -> pd.DataFrame:
         A frame with the columns: family, model, timm_name, params_m (millions), macs_g (billions of
         multiply-accumulates), activations_m (millions of elements), input_size (pixels), imagenet_top1 (%), recipe_id,
         variant (of the architecture, as the source calls it; empty where the model's name says it), crops (of a test
-        image: one, ten or many), quantised (yes or no), extra_data (yes: weights that saw more than ImageNet-1k; or
-        no), top1_weights_note (words for a reader), source_id, source_locator.
+        image: one, ten or many), extra_data (yes: weights that saw more than ImageNet-1k; or no), top1_weights_note
+        (words for a reader), source_id, source_locator. Figures of nets in INT8 stand in :func:`int8`.
 
         recipe_id says how the weights were trained: ``tv_v1`` and ``tv_v2`` (first and second weights of torchvision;
         trained alike only within a family), ``timm:`` and timm's name of the weights, ``100ep`` (RegNet's authors,
@@ -55,6 +55,20 @@ def models(**where: object) -> pd.DataFrame:
         ValueError: for a source or device that its file does not have, naming file, line and key.
     """
     return _select("published_models.csv", where)
+
+
+def int8(**where: object) -> pd.DataFrame:
+    """Accuracy of nets in INT8, weights and activations, as published. ``where`` and errors as in :func:`models`.
+
+    Weights differ between sources, so that two levels compare weights, and a row's two figures compare precisions.
+
+    Returns:
+        A frame with the columns: model, timm_name (of the architecture), input_size (pixels; empty if not stated),
+        top1_int8, top1_fp32 (%, of the same weights; empty for a file that was tried on several machines), method (PTQ,
+        QAT or not stated), tool, granularity (as the source says it), machine (empty but where one file was tried on several),
+        deployed (yes: INT8 arithmetic computed it; no: fp32 simulated it), source_id, source_locator.
+    """
+    return _select("published_int8.csv", where)
 
 
 def speed(**where: object) -> pd.DataFrame:

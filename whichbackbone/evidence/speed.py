@@ -28,7 +28,6 @@ REGIMES = {
     "cold_cache": "cold: one call after the caches were displaced",
     "cold_idle": "cold: one call after an idle pause",
 }
-PRECISIONS = ("fp32", "amp")
 MODES = ("inference", "training")
 DEVICES = ("cpu", "cuda", "mps")
 
@@ -46,7 +45,7 @@ class Point:
         pixels: side of the square input; 0 is the side that the net was trained at.
         batch: images a call.
         runtime: one of :data:`whichbackbone.evidence.catalogue.RUNTIMES`.
-        precision: one of PRECISIONS.
+        precision: one of :data:`whichbackbone.evidence.catalogue.PRECISIONS`.
         threads: of the runtime; 0 is all cores that the process may use, and is kept as that number.
         regime: one of REGIMES.
         mode: inference, or training (forward, loss, backward and one step of SGD).
@@ -66,7 +65,7 @@ class Point:
     def __post_init__(self) -> None:
         """Fill in the side of the input, and refuse what is unknown, naming what there is."""
         object.__setattr__(self, "pixels", self.pixels or catalogue.net(self.net).size)
-        known = {"runtime": catalogue.RUNTIMES, "precision": PRECISIONS, "regime": REGIMES, "mode": MODES,
+        known = {"runtime": catalogue.RUNTIMES, "precision": catalogue.PRECISIONS, "regime": REGIMES, "mode": MODES,
                  "device": DEVICES}  # fmt: skip
         for what, names in known.items():
             if getattr(self, what) not in names:
@@ -86,7 +85,7 @@ class Point:
 
 
 KEY = [f.name for f in fields(Point)]
-MEASURED = ("status", "ms", "flagged", "peak_gflops", "prepare_s", "export_s")
+MEASURED = ("status", "ms", "flagged", "peak_gflops", "prepare_s", "export_s", "snr_db")
 COUNTS = ("params", "macs", "activations")  # of one image
 SETTING = [name for name in KEY if name not in ("net", "pixels")]
 # Points whose figures scatter alike: of the other settings there are too few visits to tell, and what was seen of them

@@ -6,6 +6,7 @@ memory lies changes every time in it, and since a runtime may take the process w
 
 import copy
 import json
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,8 +18,9 @@ import torch
 from torch import nn
 
 from whichbackbone import checks
+from whichbackbone.evidence import machine
 from whichbackbone.evidence.speed import Point
-from whichbackbone.measure import cost, peaks, runtimes, timing
+from whichbackbone.measure import calibration, cost, peaks, runtimes, timing
 from whichbackbone.measure.runtimes import Refused, Subject
 
 ROUNDS = 3  # hot samples a point: what differs between processes is far more than what differs within one
@@ -26,6 +28,7 @@ LEAST, SECONDS = 1, 5.0  # samples of a point, once all of its group have taken 
 COLD_ROUNDS = 3
 LR = 1e-3
 AMP = {"cuda": torch.float16, "mps": torch.float16, "cpu": torch.bfloat16}
+AUTOCAST = ("fp32", "amp", "bf16")  # precisions that torch's autocast reaches, from fp32 weights
 PEAK = dict(n=1024, seconds=0.3)
 
 
@@ -37,6 +40,7 @@ class Ready:
     call: Callable[[], object]
     prepare_s: float = 0.0
     export_s: float = 0.0
+    snr_db: float = math.inf
 
 
 def measure(
@@ -53,7 +57,8 @@ def measure(
     Returns:
         One row a point: the columns of :class:`Point`; status ("ok" or the reason); ms (median of the samples), low_q,
         high_q (quartiles, ms); rounds; calls (a sample); warmup_ms; flagged, whether the samples exceed the warm-up by
-        over 15 %; prepare_s, export_s; params, macs and activations (of one image); peak_gflops, of the same process
+        over 15 %; prepare_s, export_s; snr_db, the signal-to-noise of the output in this precision (of random weights;
+        empty where it is that of fp32); params, macs and activations (of one image); peak_gflops, of the same process
         after the last sample.
     """
     ready, rows = [], []
@@ -80,6 +85,14 @@ def measure(
     return [row | counts.get((row["net"], row["pixels"]), {}) | dict(peak_gflops=peak) for row in rows]
 
 
+def subject(point: Point) -> Subject:
+    """The net of a point, with random weights, and the images of its batch. Raises what building it raises."""
+    net = _net(point.net, point.pixels)
+    if isinstance(net, Exception):
+        raise net
+    return Subject(net, _images(point))
+
+
 def _net(name: str, pixels: int) -> nn.Module | Exception:
     """A net with random weights, the same in each visit."""
     try:
@@ -90,19 +103,19 @@ def _net(name: str, pixels: int) -> nn.Module | Exception:
 
 
 def _images(point: Point) -> torch.Tensor:
-    """A batch of noise, always the same."""
-    return torch.randn(point.batch, 3, point.pixels, point.pixels, generator=torch.Generator().manual_seed(0))
+    """A batch of photographs, always the same: INT8 is calibrated on such, and its noise should be told on such."""
+    return calibration.photographs(point.pixels, point.batch)
 
 
 def _prepared(point: Point, subject: Subject) -> Ready:
     if point.mode == "training":
         return Ready(point, _training_step(subject.model, subject.x, point))
-    if point.device != "cpu" or point.precision != "fp32":
+    if point.device != "cpu" or point.precision not in runtimes.PRECISIONS[point.runtime]:
         return Ready(point, _on_device(subject, point))
-    found = subject.try_to_prepare(point.runtime, point.threads)
+    found = subject.try_to_prepare(point.runtime, point.threads, point.precision)
     if isinstance(found, Refused):
         raise _Refusal(found.reason)
-    return Ready(point, found.run, found.prepare_s, found.export_s)
+    return Ready(point, found.run, found.prepare_s, found.export_s, found.snr_db)
 
 
 class _Refusal(Exception):
@@ -131,7 +144,12 @@ def _training_step(net: nn.Module, x: torch.Tensor, point: Point) -> Callable[[]
 def _on_device(subject: Subject, point: Point) -> Callable[[], object]:
     """One forward pass on an accelerator, or in mixed precision; its output is compared with fp32 on the CPU."""
     if point.runtime not in ("eager", "channels_last", "compile"):
-        raise _Refusal(f"{point.runtime} runs on the CPU in fp32 here, not on {point.device} in {point.precision}")
+        known = ", ".join(runtimes.PRECISIONS[point.runtime])
+        raise _Refusal(f"{point.runtime} runs on the CPU in {known} here, not on {point.device} in {point.precision}")
+    if point.precision not in AUTOCAST:
+        raise _Refusal(f"{point.runtime} runs in {', '.join(AUTOCAST)} here, not in {point.precision}")
+    if point.precision == "bf16" and point.device == "cpu" and not machine.multiplies_bf16():
+        raise _Refusal("this processor has no instructions for bf16")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     expected = torch.from_numpy(subject.expected)
     layout = _layout(point)
@@ -144,10 +162,8 @@ def _on_device(subject: Subject, point: Point) -> Callable[[], object]:
             return forward(x)
 
     output = run().float().cpu()
-    tolerance = runtimes.TOLERANCE if point.precision == "fp32" else 0.1  # 8 or 11 bits, through a hundred layers
-    gap = float((output - expected).abs().max() / (expected.max() - expected.min()))
-    if not gap <= tolerance:
-        raise runtimes.WrongOutput(f"{point.runtime}, {point.precision} differs from eager by {gap:.1e} of the range")
+    runtimes.difference(f"{point.runtime} in {point.precision}", output.numpy(), expected.numpy(),
+                        runtimes.TOLERANCES[point.precision])  # fmt: skip
     return run
 
 
@@ -157,7 +173,8 @@ def _layout(point: Point) -> torch.memory_format:
 
 @contextmanager
 def _autocast(point: Point) -> Iterator[None]:
-    with torch.autocast(point.device, dtype=AMP[point.device], enabled=point.precision == "amp"):
+    dtype = torch.bfloat16 if point.precision == "bf16" else AMP[point.device]
+    with torch.autocast(point.device, dtype=dtype, enabled=point.precision != "fp32"):
         yield
 
 
@@ -185,14 +202,14 @@ def _timed(group: Sequence[Ready], seed: int) -> list[dict]:
     return [
         _row(one.point, status=row.status, ms=row.median_ms, low_q=row.q25_ms, high_q=row.q75_ms, rounds=row.rounds,
              calls=row.calls_per_sample, warmup_ms=row.warmup_ms, flagged=bool(row.drifted), prepare_s=one.prepare_s,
-             export_s=one.export_s)
+             export_s=one.export_s, snr_db=one.snr_db if math.isfinite(one.snr_db) else None)
         for one, row in zip(group, frame.itertuples(), strict=True)
     ]  # fmt: skip
 
 
 def _row(point: Point, status: str, **found: Any) -> dict:
     empty = dict(ms=None, low_q=None, high_q=None, rounds=0, calls=0, warmup_ms=None, flagged=False, prepare_s=0.0,
-                 export_s=0.0)  # fmt: skip
+                 export_s=0.0, snr_db=None)  # fmt: skip
     row = asdict(point) | dict(status=status) | empty | found
     return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
 

@@ -11,6 +11,10 @@ from whichbackbone.evidence.speed import YARD, Point
 NETS_A_BLOCK = 6  # ResNet-50 among them: oneDNN keeps 1,024 compiled layers a process, and eight nets can need them all
 VISITS, NAMED_VISITS, WIDE_VISITS = 4, 8, 2
 RUNTIMES = ("eager", "channels_last", "onnxruntime", "openvino")
+# Runtime and precision of what runs in fewer bits, beside fp32 in the same process: the gain is a ratio of one net. bf16
+# is refused where the processor has no instructions for it, and the row says so.
+FEWER_BITS = (("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32"), ("openvino", "bf16"),
+              ("openvino", "int8"))  # fmt: skip
 BATCH, TRAINING_BATCH = 8, 4  # a step needs more than one image: split attention normalises pooled features
 
 # The nets of 2020 that the notebooks compare, each at the side it was trained at.
@@ -53,7 +57,10 @@ class Block:
 
 
 def core() -> list[Group]:
-    """What ``./run_all.sh`` measures: all nets in four runtimes, those of claims more often, a dozen in more ways."""
+    """What ``./run_all.sh`` measures: all nets in four runtimes, those of claims more often, a dozen in more ways.
+
+    And all nets in fewer bits, in blocks of their own.
+    """
     hot = _settings(RUNTIMES)
     named = claimed()
     every = [(name, catalogue.net(name).size) for name in CORE if name != YARD] + [(name, 224) for name in AT_224]
@@ -62,9 +69,11 @@ def core() -> list[Group]:
     slow = _settings(RUNTIMES, batch=BATCH) + _settings(("eager",), batch=TRAINING_BATCH, mode="training")
     fine = (_settings(RUNTIMES, threads=1) + _settings(RUNTIMES, regime="cold_cache")
             + _settings(RUNTIMES, regime="cold_idle") + _settings(("compile",)))  # fmt: skip
+    fewer = tuple(setting for name, precision in FEWER_BITS for setting in _settings((name,), precision=precision))
     once = [Group(wide, slow, 1), Group(wide, fine, 1)]
     return [
         Group(tuple(every), hot, VISITS),
+        Group(tuple(every), fewer, VISITS),
         *once,
         Group(often, hot, NAMED_VISITS - VISITS),
         *once * (WIDE_VISITS - 1),

@@ -4,6 +4,7 @@ A visit that dies loses only its block. A run that was interrupted goes on where
 two hours ago: visits of one run should share an hour.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -25,6 +26,8 @@ from whichbackbone.measure.plan import Block, Group
 
 RESUME = timedelta(hours=2)
 BLOCK = [sys.executable, "-m", "whichbackbone.measure.block"]
+FILES = [sys.executable, "-m", "whichbackbone.measure.files"]
+FROM_FILES = ("onnxruntime", "openvino")  # runtimes that read a file
 LIMIT = 600  # seconds that a block may take before it counts as hung
 # torch.compile keeps here what it compiled: a visit measures the running of a net, and its compiling once.
 INDUCTOR = "inductor"
@@ -32,12 +35,21 @@ INDUCTOR = "inductor"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run measured: its name, the points timed, those refused with the reason, and whether it was cut short."""
+    """What a run measured.
+
+    Attributes:
+        run: its name.
+        timed: points.
+        refused: points that could not be timed, with the reason.
+        complete: whether it was not cut short.
+        files: exported and quantised files made before the visits, and the seconds that they took.
+    """
 
     run: str
     timed: int
     refused: Mapping[Point, str]
     complete: bool
+    files: tuple[int, float] = (0, 0.0)
 
 
 def run(
@@ -64,6 +76,7 @@ def run(
     left = [(i, b) for i, b in enumerate(blocks) if done.empty or i not in set(done.block)]
     if not done.empty:
         say(f"going on with run {kept.run}: {len(blocks) - len(left)} of {len(blocks)} blocks are there")
+    files = _make_files([point for _, block in left for point in block.points], say)
     start, rows = time.monotonic(), done
     for count, (number, block) in enumerate(left):
         if minutes is not None and count and time.monotonic() - start > minutes * 60:
@@ -77,7 +90,7 @@ def run(
     complete = rows.block.nunique() == len(blocks)
     status = rows.drop_duplicates(KEY, keep="last").set_index(KEY).status
     refused = {Point(**dict(zip(KEY, key, strict=True))): reason for key, reason in status.items() if reason != "ok"}
-    return Outcome(kept.run, int((status == "ok").sum()), refused, complete)
+    return Outcome(kept.run, int((status == "ok").sum()), refused, complete, files)
 
 
 def measured(block: Block, seed: int = 0, limit: float = LIMIT) -> list[dict]:
@@ -127,10 +140,8 @@ def _process(
 ) -> tuple[list[dict], tuple[Point, str] | None]:
     """Rows that a process printed, and the point at which it died, with the reason; None where it ended well."""
     task = json.dumps(dict(points=[asdict(p) for p in points], seed=seed, counted=counted))
-    folder = cache_folder() / INDUCTOR
-    env = os.environ | {"PYTHONPATH": str(REPOSITORY), "TORCHINDUCTOR_CACHE_DIR": str(folder)}
     try:
-        done = subprocess.run(BLOCK, input=task, capture_output=True, text=True, timeout=limit, env=env)
+        done = subprocess.run(BLOCK, input=task, capture_output=True, text=True, timeout=limit, env=_environment())
         code, text, errors = done.returncode, done.stdout, done.stderr
     except subprocess.TimeoutExpired as error:
         code, text, errors = -signal.SIGKILL, (error.stdout or b"").decode(), f"it took over its {limit:.0f} s"
@@ -142,6 +153,32 @@ def _process(
     last = (errors.strip().splitlines() or [""])[-1][:150]
     why = f"signal {-code}" if code < 0 else f"exit {code}"
     return [], (at, f"its process died ({why}){': ' if last else ''}{last}")
+
+
+def _make_files(points: Sequence[Point], say: Callable[[str], None]) -> tuple[int, float]:
+    """Make the files that points read, net by net in processes of their own; how many were made, in which seconds.
+
+    A process that dies leaves its files to the visit, whose rows say why.
+    """
+    nets: dict[tuple[str, int], list[Point]] = {}
+    for point in dict.fromkeys(p for p in points if p.runtime in FROM_FILES and p.device == "cpu"):
+        nets.setdefault((point.net, point.pixels), []).append(point)
+    parts = list(nets.values())
+    made, seconds = 0, 0.0
+    for i in range(0, len(parts), plan.NETS_A_BLOCK):
+        some = [point for part in parts[i : i + plan.NETS_A_BLOCK] for point in part]
+        task = json.dumps(dict(points=[asdict(p) for p in some]))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            text = subprocess.run(FILES, input=task, capture_output=True, text=True, timeout=LIMIT, env=_environment()).stdout
+            found = [line["seconds"] for line in _lines(text) if "seconds" in line]
+            made, seconds = made + len(found), seconds + sum(found)
+        say(f"files of {min(i + plan.NETS_A_BLOCK, len(parts))} of {len(parts)} nets: {made} exported or quantised, "
+            f"{seconds / 60:.1f} min")  # fmt: skip
+    return made, seconds
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(REPOSITORY), "TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / INDUCTOR)}
 
 
 def _lines(text: str) -> Iterator[dict]:
@@ -212,7 +249,7 @@ def plan_of(
     for number in threads:
         if number > usable:
             raise ValueError(f"{number} threads: this process may use {usable} cores")
-    for what, given, known in (("runtime", runtimes, catalogue.RUNTIMES), ("precision", precisions, speed.PRECISIONS),
+    for what, given, known in (("runtime", runtimes, catalogue.RUNTIMES), ("precision", precisions, catalogue.PRECISIONS),
                                ("device", [device], speed.DEVICES)):  # fmt: skip
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"unknown {what} {unknown[0]!r}: choose one of {', '.join(known)}")
@@ -224,13 +261,13 @@ def plan_of(
     return plan.asked(nets, runtimes, precisions, batches, threads, device)
 
 
-def complete(groups: Sequence[Group], output: str = "") -> bool:
-    """Whether the runs of this machine that are pooled hold every point of a plan, be it as a refusal."""
+def lacking(groups: Sequence[Group], output: str = "") -> list[Group]:
+    """Groups of a plan of which the runs of this machine that are pooled lack a point; a refusal counts as measured."""
     try:
         own = speed.table(output, machine.slug())
     except speed.NotMeasured:
-        return False
-    return all(own.tried(point) for block in plan.blocks(groups, 0) for point in block.points)
+        return list(groups)
+    return [g for g in groups if not all(own.tried(p) for block in plan.blocks([g], 0) for p in block.points)]
 
 
 def table(names: Sequence[str], profile: str, output: str = "") -> speed.Table:
