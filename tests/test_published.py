@@ -129,7 +129,7 @@ def copy(tmp_path, monkeypatch):
     ("table", "line", "old", "new", "says"),
     [
         ("models", 8, ",he2015,Table", ",he2051,Table", "source_id 'he2051' does not stand in sources.csv"),
-        ("models", 481, ",tan2019_v5,", ",,", "source_id '' does not stand in sources.csv"),
+        ("models", 473, ",tan2019_v5,", ",,", "source_id '' does not stand in sources.csv"),
         ("speed", 3, ",rtx3090_pt2.4,", ",rtx3090,", "device_id 'rtx3090' does not stand in devices.csv"),
         ("speed", 1449, ",t4_colab,", ",,", "device_id '' does not stand in devices.csv"),
         ("detection", 2, ",pixel1_big_core,", ",,", "device_id '' does not stand in devices.csv"),

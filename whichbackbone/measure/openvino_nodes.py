@@ -9,6 +9,7 @@ from torch import nn
 
 from whichbackbone.measure import cost
 from whichbackbone.measure.runtimes.exports import exported
+from whichbackbone.measure.runtimes.onnx import openvino_settings
 from whichbackbone.optional import needs
 
 
@@ -72,8 +73,7 @@ def _counted(path: str, x: np.ndarray, threads: int, rounds: int) -> dict[tuple[
     """Median milliseconds of each node that was executed, by its name and OpenVINO's type."""
     with needs("openvino"):
         from openvino import Core
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32",
-                "PERF_COUNT": True}  # fmt: skip
+    settings = openvino_settings(threads) | {"PERF_COUNT": True}
     request = Core().compile_model(path, "CPU", settings).create_infer_request()
     request.infer([x])
     found: dict[tuple[str, str], list[float]] = {}

@@ -68,9 +68,9 @@ class Subject:
         """The model as an ONNX file in fp32."""
         return exported(self.model, self.x)
 
-    def quantised(self, runtime: str) -> Export:
+    def quantised(self, runtime: str, weight_bits: int | None = None) -> Export:
         """The model as a file in INT8 that a runtime reads, with the seconds that quantising took."""
-        return quantised.quantised(self.file, runtime, self.images, self.x)
+        return quantised.quantised(self.file, runtime, self.images, self.x, weight_bits)
 
     def prepare(self, runtime: str, threads: int, precision: str = "fp32") -> Prepared:
         """See :func:`prepare`."""

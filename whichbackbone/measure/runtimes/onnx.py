@@ -2,17 +2,22 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from whichbackbone.optional import needs
 
+Answer = Callable[[np.ndarray], np.ndarray]
+# What OpenVINO computes in where the file does not say INT8. Left alone, on newer CPUs it would choose bf16 by itself and
+# win by computing less.
+HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 
-def onnxruntime(path: str, x: torch.Tensor, threads: int, precision: str) -> Callable[[], object]:
-    """Return one call of an ONNX file in ONNX Runtime's CPU provider, on ``x``, with so many threads.
 
-    The file decides the precision: fp32, or INT8 if it is a quantised one.
+def open_in_onnxruntime(path: str, threads: int) -> Answer:
+    """Open an ONNX file in ONNX Runtime's CPU provider, with so many threads: images to outputs.
 
-    Raises ``ModuleNotFoundError`` if ONNX Runtime is not installed.
+    The file decides the precision: fp32, or INT8 if it is a quantised one. Raises ``ModuleNotFoundError`` if ONNX Runtime
+    is not installed.
     """
     with needs("onnxruntime"):
         from onnxruntime import InferenceSession, SessionOptions
@@ -22,17 +27,14 @@ def onnxruntime(path: str, x: torch.Tensor, threads: int, precision: str) -> Cal
     # Its threads would otherwise spin after a call and steal time from whoever is measured next.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: x.numpy()}
-    return lambda: session.run(None, feed)[0]
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})[0]
 
 
-# What OpenVINO computes in where the file does not say INT8. Left alone, on newer CPUs it would choose bf16 by itself and
-# win by computing less.
-HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
+def open_in_openvino(path: str, threads: int, precision: str = "fp32") -> Answer:
+    """Open an ONNX or OpenVINO file in OpenVINO on the CPU, with so many threads: images to outputs.
 
-
-def openvino(path: str, x: torch.Tensor, threads: int, precision: str) -> Callable[[], object]:
-    """Return one call of an ONNX or OpenVINO file in OpenVINO on the CPU, on ``x``, with so many threads.
+    The next call overwrites the outputs of the one before.
 
     Raises:
         ModuleNotFoundError: if OpenVINO is not installed.
@@ -43,10 +45,29 @@ def openvino(path: str, x: torch.Tensor, threads: int, precision: str) -> Callab
     core = Core()
     if precision in ("bf16", "fp16") and precision.upper() not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise RuntimeError(f"this processor has no instructions for {precision}")
-    settings = {
+    request = core.compile_model(path, "CPU", openvino_settings(threads, precision)).create_infer_request()
+    return lambda x: request.infer([x])[0]
+
+
+def openvino_settings(threads: int, precision: str = "fp32") -> dict[str, object]:
+    """How OpenVINO is compiled here: for one call at a time, with so many threads, in one precision."""
+    return {
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": HINTS[precision],
     }
-    request, feed = core.compile_model(path, "CPU", settings).create_infer_request(), [x.numpy()]
-    return lambda: request.infer(feed)[0]
+
+
+def onnxruntime(path: str, x: torch.Tensor, threads: int, precision: str) -> Callable[[], object]:
+    """Return one call of :func:`open_in_onnxruntime` on ``x``."""
+    answer, images = open_in_onnxruntime(path, threads), x.numpy()
+    return lambda: answer(images)
+
+
+def openvino(path: str, x: torch.Tensor, threads: int, precision: str) -> Callable[[], object]:
+    """Return one call of :func:`open_in_openvino` on ``x``."""
+    answer, images = open_in_openvino(path, threads, precision), x.numpy()
+    return lambda: answer(images)
+
+
+OPENERS: dict[str, Callable[[str, int], Answer]] = {"onnxruntime": open_in_onnxruntime, "openvino": open_in_openvino}

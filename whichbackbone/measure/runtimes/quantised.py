@@ -24,7 +24,7 @@ from whichbackbone.measure.runtimes.exports import Export, is_whole, multiplied
 from whichbackbone.optional import needs
 
 
-def quantised(file: Export, runtime: str, images: Tensor, x: Tensor) -> Export:
+def quantised(file: Export, runtime: str, images: Tensor, x: Tensor, weight_bits: int | None = None) -> Export:
     """Quantise an ONNX file for a runtime, or find what was quantised before.
 
     Weights get a scale for each output channel, activations one for each tensor, from the least and the greatest value
@@ -36,19 +36,22 @@ def quantised(file: Export, runtime: str, images: Tensor, x: Tensor) -> Export:
         runtime: ``"onnxruntime"`` or ``"openvino"``.
         images: (n, channels, height, width), n at least ``calibration.LEAST``, as the net expects them.
         x: the net's example, (batch, channels, height, width): the file takes batches of that size alone.
+        weight_bits: 7 or 8; None is what this processor needs.
 
     Returns:
         The quantised file and the seconds that making it took, without those of the fp32 file.
 
     Raises:
         ModuleNotFoundError: if the tool is not installed.
-        ValueError: for images that cannot calibrate.
+        ValueError: for images that cannot calibrate, and for other bits.
         WrongOutput: if the tool dropped layers.
         OSError: if the file cannot be written; nothing is left half written.
     """
     tool, package, suffix = _TOOLS[runtime]
     images = calibration.checked(images, x)
-    few = not machine.multiplies_bytes()
+    if weight_bits not in (None, 7, 8):
+        raise ValueError(f"weights of {weight_bits} bits: 7 or 8")
+    few = weight_bits == 7 if weight_bits else not machine.multiplies_bytes()
     path = Path(file.path)
     path = path.with_name(f"{path.stem}-{runtime}-{_content(images, package, few)}{suffix}")
     expected = multiplied(Path(file.path))

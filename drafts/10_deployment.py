@@ -1,0 +1,274 @@
+# %% [markdown]
+# # 10 · Deployment: what do INT8, bf16, threads, cold starts and tails do to the answer?
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/which-backbone/which-backbone/blob/main/notebooks/10_deployment.ipynb)
+#
+# **The claim under test:** the article of 2020 suspected that EfficientNet "is optimised with respect to the number of
+# parameters" and not for the device. On devices nets run in eight bits. Here all nets of the study do, in two runtimes,
+# and we look node by node at who gains and who does not.
+#
+# **You will be able to**
+# - quantise a convolution by hand, and say where the accumulator is;
+# - read from a runtime's own counters why a net in INT8 is no faster;
+# - choose calibration images, and say what the wrong ones cost;
+# - say what a time in INT8 is worth without an accuracy in INT8.
+#
+# **To read:** 25 minutes. **To run:** see the summary that `./run_all.sh` prints. **Know first:**
+# [09 · speed critique](09_speed_critique.ipynb) (how times are measured here).
+
+# %% [markdown]
+# ## The sixty-second answer
+#
+# *"Will INT8 make my net four times faster?"* It makes **convolutions** faster, and only where the processor and the runtime
+# have a kernel for them. Whatever stands between two convolutions has to follow, or it is computed in fp32 and converted
+# on the way in and out: Swish, squeeze-and-excitation, depthwise kernels. ResNet-50 is nearly all convolution and gains
+# much; EfficientNet-B0 is a third Swish and gates and may gain nothing. EfficientNet-Lite0, the same net without the two,
+# gains. So **INT8 changes the ranking**, and it changes it differently in each runtime. And a time in INT8 says nothing
+# until somebody has measured the accuracy in INT8.
+
+# %% tags=["parameters"]
+profile = "standard"  # smoke | standard | full: how much work each experiment does
+output = ""  # folder for figures and results; "" is this repository (build/smoke in the smoke profile)
+
+# %%
+import sys
+
+if "google.colab" in sys.modules:  # Colab fetches only this file: bring the package, keep Colab's own torch
+    get_ipython().system("git clone -q --depth 1 https://github.com/which-backbone/which-backbone")
+    get_ipython().system("python which-backbone/tools/colab.py")
+    sys.path.insert(0, "which-backbone")
+
+# %%
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import Markdown
+from torch import Tensor, nn
+
+from whichbackbone import checks, figures, profiles
+from whichbackbone.evidence import catalogue, claims, machine, published
+from whichbackbone.evidence.speed import Point
+from whichbackbone.evidence.store import Store
+from whichbackbone.measure import block, calibration, nodes, peaks, plan, visits
+from whichbackbone.measure.runtimes import fold_batch_norm
+from whichbackbone.teach import costs as cost_tables
+from whichbackbone.teach import exercises, labels
+
+# %%
+figures.style()
+store = Store("10_deployment", profile, output, peaks=peaks.quick())
+output = str(store.root)
+THREADS = machine.usable_cores()
+BYTES = machine.multiplies_bytes()
+torch.manual_seed(0)
+Markdown(f"This processor has {'' if BYTES else '**no** '}instructions that multiply bytes and add the products in 32 bits "
+         f"(VNNI, AMX or their kin) and {'' if machine.multiplies_bf16() else '**none** '}for bf16. What is said of INT8 "
+         "on this page is said of this processor.")
+
+# %% [markdown]
+# ## 1. What is INT8?
+#
+# A number $x$ becomes an integer $q$ by a **scale** $s$ and a **zero point** $z$:
+#
+# $$q = \mathrm{clamp}\big(\mathrm{round}(x / s) + z\big), \qquad x \approx s\,(q - z).$$
+#
+# Activations get one pair for the whole tensor, from the range that some **calibration images** give it. Weights are
+# nearly symmetric around zero, so that $z = 0$, and each output channel gets a scale of its own. The products of integers are
+# summed in 32 bits, **the accumulator**; only the sum is scaled back. Here it is, for one layer of ResNet-50.
+
+# %%
+image = calibration.photographs(224, 1)
+net = fold_batch_norm(checks.randomise(checks.build("resnet50"), side=224, images=2), image)
+conv = net.get_submodule("stages.1.1.f.3")  # 3x3, 128 channels to 128, its batch norm folded in
+seen: list[Tensor] = []
+with conv.register_forward_hook(lambda layer, inputs, result: seen.extend((inputs[0], result))), torch.no_grad():
+    net(image)
+x, y = (tensor.detach() for tensor in seen)
+w, b = conv.weight.detach(), conv.bias.detach()
+
+
+# %%
+def affine(t: Tensor) -> tuple[float, int]:
+    """Scale and zero point that spread 0 to 255 over the range of a tensor."""
+    s = float(t.max() - t.min()) / 255
+    return s, round(-float(t.min()) / s)
+
+
+def by_hand(top: int) -> dict[str, Tensor]:
+    """The convolution in integers; weights between -top and top, a scale for each output channel."""
+    (s_x, z_x), (s_y, z_y) = affine(x), affine(y)
+    s_w = w.abs().amax((1, 2, 3)) / top
+    q_x, q_w = ((x / s_x).round() + z_x).clamp(0, 255), (w / s_w.view(-1, 1, 1, 1)).round()
+    q_b = (b / (s_x * s_w)).round()
+    accumulator = nn.functional.conv2d((q_x - z_x).double(), q_w.double(), q_b.double(), padding=1)
+    q_y = ((accumulator * (s_x * s_w).view(1, -1, 1, 1) / s_y).round() + z_y).clamp(0, 255)
+    return dict(q_x=q_x, q_w=q_w, q_b=q_b, s_w=s_w, accumulator=accumulator, q_y=q_y)
+
+
+# %% [markdown]
+# The library does the same in one operator, `QLinearConv`. Does it give the same integers? On a processor without VNNI there
+# is a trap: its instruction multiplies two pairs of bytes and adds the two products **in 16 bits**. Two products of 8-bit
+# numbers can be as large as $2 \cdot 255 \cdot 127 = 64770$, and 16 bits hold 32767; the sum is cut off, silently. With
+# weights of 7 bits, $2 \cdot 255 \cdot 63 = 32130$ fits. Tools have a switch for it (`reduce_range` in ONNX Runtime,
+# `overflow_fix` in NNCF); this study sets it where the processor needs it.
+
+# %% tags=["hide-input"]
+def by_library(top: int) -> Tensor:
+    """The same integers, multiplied by ONNX Runtime."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    (s_x, z_x), (s_y, z_y), ours = affine(x), affine(y), by_hand(top)
+    values = dict(s_x=np.float32(s_x), z_x=np.uint8(z_x), w=ours["q_w"].numpy().astype(np.int8), s_w=ours["s_w"].numpy(),
+                  z_w=np.zeros(len(w), np.int8), s_y=np.float32(s_y), z_y=np.uint8(z_y),
+                  b=ours["q_b"].numpy().astype(np.int32))
+    node = helper.make_node("QLinearConv", ["x", *values], ["y"], pads=[1] * 4)
+    graph = helper.make_graph(
+        [node], "layer", [helper.make_tensor_value_info("x", TensorProto.UINT8, list(x.shape))],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
+        [numpy_helper.from_array(value, name) for name, value in values.items()])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"x": ours["q_x"].numpy().astype(np.uint8)})[0]).double()
+
+
+# %%
+def compared() -> pd.DataFrame:
+    """Ours against the library's, with weights of 8 and of 7 bits."""
+    rows = []
+    for bits, top in ((8, 127), (7, 63)):
+        ours, gap = by_hand(top), (by_hand(top)["q_y"] - by_library(top)).abs()
+        s, z = affine(y)
+        noise = ((ours["q_y"] - z) * s - y).square().sum()
+        rows.append(dict(bits=bits, largest_gap=int(gap.max()), off_by_more=float((gap > 1).double().mean()),
+                         accumulator=int(ours["accumulator"].abs().max()),
+                         snr_db=float(10 * torch.log10(y.square().sum() / noise))))
+    return pd.DataFrame(rows)
+
+
+layer = store.append("layer", compared())
+assert BYTES or layer.largest_gap[layer.bits == 7].item() <= 1, "ours and the library's differ by more than one unit"
+layer.style.hide().format({"off_by_more": "{:.1e}", "snr_db": "{:.1f}", "accumulator": "{:,}"}).relabel_index(
+    ["bits of a weight", "largest gap to the library (units)", "share off by more than one", "largest accumulator",
+     "signal-to-noise (dB)"], axis="columns")
+
+# %%
+eight, seven = (layer[layer.bits == bits].iloc[0] for bits in (8, 7))
+Markdown(
+    f"With 7 bits ours and ONNX Runtime's integers differ by at most {seven.largest_gap} unit. With 8 bits they differ by up "
+    f"to {eight.largest_gap}: " + (
+        "this processor adds in 32 bits, and a rounding is all that is between them." if BYTES else
+        "sums were cut off, here in few places, since few weights are that large.")
+    + f" The accumulator reaches {eight.accumulator:,}, far beyond 16 bits and far below 32. The seventh bit costs "
+    f"{eight.snr_db - seven.snr_db:.1f} dB of signal-to-noise.")
+
+# %% [markdown]
+# That the cut-off matters on whole nets was published, though not explained: one INT8 file of each net, run on four machines.
+
+# %%
+machines = published.int8(source_id="inc_machines").pivot_table(index="model", columns="machine", values="top1_int8")
+machines.columns = [name.replace("AWS ", "") for name in machines.columns]
+machines.style.format("{:.1f}").set_caption("ImageNet top-1 (%) of one file on four machines (Intel Neural Compressor)")
+
+# %% [markdown]
+# The AMD machine there (c6a) has the processor family without VNNI; its own source names no cause. Same file, same images:
+# **check the accuracy on the machine that you ship on.**
+#
+# ## 2. What does it buy?
+#
+# **Predict:** in eager mode ResNet-50 takes about three times as long as B0. And in INT8?
+
+# %%
+guess = exercises.predict("ResNet-50's time over EfficientNet-B0's, OpenVINO, INT8:", None)
+
+# %%
+speed = visits.table(plan.CORE, profile, output)
+RUNTIMES = ("onnxruntime", "openvino")
+hot = speed.points(batch=1, threads=0, regime="hot", mode="inference", runtime=RUNTIMES)
+wide = hot.pivot_table(index=["label", "runtime"], columns="precision", values="ms")
+pair = [Point(name, runtime="openvino", precision="int8") for name in ("resnet50", "efficientnet_b0")]
+if not speed.missing(pair):
+    guess.reveal(speed.ratio(*pair).value, "times")
+
+# %% tags=["hide-input"]
+def gains(runtime: str) -> pd.DataFrame:
+    """label, fp32, int8 (ms) and gain with its interval, of each net timed in both, in one process, in a runtime."""
+    rows = []
+    for label, ms in wide.xs(runtime, level="runtime").dropna(subset=["fp32", "int8"]).iterrows():
+        name, _, side = label.partition("@")
+        before, after = (Point(name, int(side or 0), runtime=runtime, precision=p) for p in ("fp32", "int8"))
+        gain = speed.ratio(before, after)
+        rows.append(dict(label=label, fp32=ms.fp32, int8=ms.int8, value=gain.value, low=gain.low, high=gain.high))
+    return pd.DataFrame(rows).sort_values("value", ignore_index=True)
+
+
+gain_in = {runtime: gains(runtime) for runtime in RUNTIMES}
+order = gain_in["openvino"].label.tolist()
+
+# %% tags=["hide-input"]
+fig, axes = plt.subplots(1, 2, figsize=(9.5, 0.17 * len(order) + 1.3), sharey=True)
+for ax, (runtime, rows) in zip(axes, gain_in.items(), strict=True):
+    rows = rows.set_index("label").reindex(order)
+    for place, (label, row) in enumerate(rows.iterrows()):
+        c = figures.colour(label)
+        ax.plot([row.low, row.high], [place, place], color=c, lw=2, alpha=0.45)
+        ax.plot(row.value, place, "o", color=c, ms=4.5)
+    ax.axvline(1, color="black", lw=0.9)
+    ax.set(xscale="log", title=catalogue.RUNTIMES[runtime], xlabel="time in fp32 / time in INT8", ylim=(-0.8, len(order) - 0.2))
+    figures.log_ticks(ax.xaxis)
+axes[0].set_yticks(range(len(order)), order, fontsize=7.5)
+for tick in axes[0].get_yticklabels():
+    tick.set_color(figures.colour(tick.get_text()))
+slower = {runtime: int((rows.high < 1).sum()) for runtime, rows in gain_in.items()}
+figures.save(
+    fig, "10_gain", folder=store.figures,
+    alt="For each net the gain of INT8 over fp32 in ONNX Runtime and in OpenVINO, with 95 % intervals over visits",
+    caption="Left of the line a net is slower in INT8: " + ", ".join(
+        f"{n} nets in {catalogue.RUNTIMES[r]}" for r, n in slower.items()) + ". Intervals: 95 %, over visits.")
+
+
+# %%
+def lead(runtime: str, precision: str, fast: str = "efficientnet_b0") -> str:
+    """Time of ResNet-50 over that of another net in a precision, or the reason why there is none."""
+    points = [Point(name, runtime=runtime, precision=precision) for name in ("resnet50", fast)]
+    absent = speed.missing(points)
+    return speed.ratio(*points).text(2) if not absent else next(iter(absent.values())).rpartition(": ")[2]
+
+
+others = ("efficientnet_b0", "efficientnet_lite0", "mobilenetv2_100", "mobilenetv3_large_100", "regnety_004")
+cells = [("eager", "fp32"), *((r, p) for r, p in plan.FEWER_BITS if p != "bf16"), ("openvino", "bf16")]
+leads = pd.DataFrame({name: {f"{catalogue.RUNTIMES[r]}, {catalogue.PRECISIONS[p]}": lead(r, p, name) for r, p in cells}
+                      for name in others})
+leads.style.set_caption("How many times ResNet-50's time is that of another net, batch 1, hot")
+
+# %% [markdown]
+# ## 3. Why does B0 gain nothing?
+#
+# Both runtimes count the time of each node that they run. A node that multiplies is named after its layer; what stands alone
+# is an activation, a part of a squeeze-and-excitation gate, or a conversion between precisions. Hatched: computed in fp32.
+
+# %%
+work = profiles.choose(
+    profile,
+    smoke=dict(nets=("mobilenetv2_050",), rounds=2, pixels=64),
+    standard=dict(nets=("resnet50", "efficientnet_b0", "efficientnet_lite0", "mobilenetv3_large_100"), rounds=12, pixels=224),
+    full=dict(nets=("resnet50", "efficientnet_b0", "efficientnet_lite0", "mobilenetv2_100", "mobilenetv3_large_100",
+                    "regnety_004", "regnetx_004"), rounds=50, pixels=224),
+)
+
+
+def count_nodes() -> pd.DataFrame:
+    """Every node of some nets in both runtimes and precisions: net, runtime, precision, part, computes, ms."""
+    frames = []
+    for name in work.nets:
+        subject = block.subject(Point(name, work.pixels))
+        for runtime in RUNTIMES:
+            for precision in ("fp32", "int8"):
+                rows = nodes.by_node(subject, runtime, precision, threads=THREADS, rounds=work.rounds)
+                frames.append(rows.assign(net=name, runtime=runtime, precision=precision))
+    return pd.concat(frames, ignore_index=True)
+
+
+counted = store.measured("nodes", count_nodes)
+parts = counted.groupby(["net", "runtime", "precision", "part", "computes"], as_index=False).ms.sum()
