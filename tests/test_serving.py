@@ -79,7 +79,8 @@ def test_the_whole_path_ends_at_the_classes_of_the_image():
         return np.arange(10, dtype=np.float32)[None]
 
     rows = serving.whole_path(buffer.getvalue(), infer, 64, 3)
-    assert list(rows) == ["decode", "resize", "normalise", "infer", "choose"] and len(rows) == 3 and (rows > 0).all(None)
+    assert list(rows) == ["decode", "resize", "normalise", "infer", "choose"]
+    assert len(rows) == 3 and (rows > 0).all(None)
     assert seen[0].shape == (1, 3, 64, 64) and seen[0].dtype == np.float32
     grey = (128 / 255 - np.array(serving.MEAN)) / np.array(serving.STD)
     assert np.allclose(seen[0].mean((0, 2, 3)), grey, atol=0.02)

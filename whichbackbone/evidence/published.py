@@ -1,7 +1,7 @@
 """Figures printed in papers and public benchmarks; each row says where it stands.
 
 The tables are ``published_models.csv``, ``published_int8.csv``, ``published_speed.csv``, ``published_detection.csv``
-and ``published_transfer.csv`` in ``data/``. A row names its source by a key into ``sources.csv`` and its device by a key
+and ``published_transfer.csv`` in ``data/``. A row names its source by a key into ``sources.csv``, its device by a key
 into ``devices.csv``; :func:`source` and :func:`device` turn a key into words for a page. Code selects rows by keys and
 never by a part of a text. Notebooks take a published figure from here, never from memory.
 """
@@ -65,8 +65,8 @@ def int8(**where: object) -> pd.DataFrame:
     Returns:
         A frame with the columns: model, timm_name (of the architecture), input_size (pixels; empty if not stated),
         top1_int8, top1_fp32 (%, of the same weights; empty for a file that was tried on several machines), method (PTQ,
-        QAT or not stated), tool, granularity (as the source says it), machine (empty but where one file was tried on several),
-        deployed (yes: INT8 arithmetic computed it; no: fp32 simulated it), source_id, source_locator.
+        QAT or not stated), tool, granularity (as the source says it), machine (empty but where one file was tried on
+        several), deployed (yes: INT8 arithmetic computed it; no: fp32 simulated it), source_id, source_locator.
     """
     return _select("published_int8.csv", where)
 

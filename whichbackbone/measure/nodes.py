@@ -25,8 +25,8 @@ ACTIVATIONS = ("Sigmoid", "Mul", "Clip", "Relu", "HardSwish", "HardSigmoid", "QL
 def by_node(subject: Subject, runtime: str, precision: str = "fp32", *, threads: int, rounds: int = 15) -> pd.DataFrame:
     """Time each node that a runtime runs for a net, and say what part of the net it is.
 
-    Counting costs time: the sum is a little more than what the net takes without counters. What a runtime fuses into one
-    node counts as the part that has MACs.
+    Counting costs time: the sum is a little more than what the net takes without counters. What a runtime fuses into
+    one node counts as the part that has MACs.
 
     Args:
         subject: the net, with its images of calibration.
@@ -117,13 +117,13 @@ def _onnxruntime(path: str, subject: Subject, threads: int, rounds: int) -> dict
 
 
 def _convolutions(path: str) -> dict[str, str]:
-    """Each tensor of an ONNX file -> the last convolution before it: where ONNX Runtime fuses, it names what comes last."""
+    """Each tensor of an ONNX file -> the last convolution before it: a fused node is named after what comes last."""
     with needs("onnx"):
         import onnx
     made: dict[str, tuple[int, str]] = {}
     for place, node in enumerate(onnx.load(path, load_external_data=False).graph.node):
-        own = (place, node.name) if node.op_type == "Conv" else max((made[i] for i in node.input if i in made), default=None)
-        if own:
+        before = [made[name] for name in node.input if name in made]
+        if own := (place, node.name) if node.op_type == "Conv" else max(before, default=None):
             made |= dict.fromkeys(node.output, own)
     return {tensor: name for tensor, (_, name) in made.items()}
 

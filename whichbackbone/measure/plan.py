@@ -11,8 +11,8 @@ from whichbackbone.evidence.speed import YARD, Point
 NETS_A_BLOCK = 6  # ResNet-50 among them: oneDNN keeps 1,024 compiled layers a process, and eight nets can need them all
 VISITS, NAMED_VISITS, WIDE_VISITS = 4, 8, 2
 RUNTIMES = ("eager", "channels_last", "onnxruntime", "openvino")
-# Runtime and precision of what runs in fewer bits, beside fp32 in the same process: the gain is a ratio of one net. bf16
-# is refused where the processor has no instructions for it, and the row says so.
+# Runtime and precision of what runs in fewer bits, beside fp32 in the same process: the gain is a ratio of one net.
+# bf16 is refused where the processor has no instructions for it, and the row says so.
 FEWER_BITS = (("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32"), ("openvino", "bf16"),
               ("openvino", "int8"))  # fmt: skip
 BATCH, TRAINING_BATCH = 8, 4  # a step needs more than one image: split attention normalises pooled features

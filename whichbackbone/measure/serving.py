@@ -1,4 +1,4 @@
-"""What a served net costs beyond its usual time: tails, a busy neighbour, arrivals, a cold start, and the whole path."""
+"""What a served net costs beyond its usual time: tails, a busy neighbour, arrivals, a cold start, the whole path."""
 
 import io
 import json

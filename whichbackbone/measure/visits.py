@@ -169,8 +169,8 @@ def _make_files(points: Sequence[Point], say: Callable[[str], None]) -> tuple[in
         some = [point for part in parts[i : i + plan.NETS_A_BLOCK] for point in part]
         task = json.dumps(dict(points=[asdict(p) for p in some]))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            text = subprocess.run(FILES, input=task, capture_output=True, text=True, timeout=LIMIT, env=_environment()).stdout
-            found = [line["seconds"] for line in _lines(text) if "seconds" in line]
+            done = subprocess.run(FILES, input=task, capture_output=True, text=True, timeout=LIMIT, env=_environment())
+            found = [line["seconds"] for line in _lines(done.stdout) if "seconds" in line]
             made, seconds = made + len(found), seconds + sum(found)
         say(f"files of {min(i + plan.NETS_A_BLOCK, len(parts))} of {len(parts)} nets: {made} exported or quantised, "
             f"{seconds / 60:.1f} min")  # fmt: skip
@@ -249,8 +249,9 @@ def plan_of(
     for number in threads:
         if number > usable:
             raise ValueError(f"{number} threads: this process may use {usable} cores")
-    for what, given, known in (("runtime", runtimes, catalogue.RUNTIMES), ("precision", precisions, catalogue.PRECISIONS),
-                               ("device", [device], speed.DEVICES)):  # fmt: skip
+    asked = {"runtime": (runtimes, catalogue.RUNTIMES), "precision": (precisions, catalogue.PRECISIONS),
+             "device": ([device], speed.DEVICES)}  # fmt: skip
+    for what, (given, known) in asked.items():
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"unknown {what} {unknown[0]!r}: choose one of {', '.join(known)}")
     from whichbackbone import checks  # torch, which whoever measures has

@@ -36,7 +36,7 @@ _FROM_MODEL = {"eager": eager.plain, "channels_last": eager.channels_last, "comp
 _FROM_FILE = {"onnxruntime": onnx.onnxruntime, "openvino": onnx.openvino}
 NAMES = (*_FROM_MODEL, *_FROM_FILE)
 # Precisions in which a runtime runs a model that is prepared here.
-PRECISIONS = {name: ("fp32",) for name in _FROM_MODEL} | {
+PRECISIONS = dict.fromkeys(_FROM_MODEL, ("fp32",)) | {
     "onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "bf16", "fp16", "int8")}  # fmt: skip
 
 

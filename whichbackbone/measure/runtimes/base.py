@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Largest difference from eager's output that a runtime may show, as a share of that output's range. In fp32 they differ by
-# about 1e-6; bf16 and fp16 have 8 and 11 bits, through a hundred layers. INT8 of random weights can differ by anything:
-# its signal-to-noise is told instead, and only what is no number, or as far off as the output is wide, is refused.
+# Largest difference from eager's output that a runtime may show, as a share of that output's range. In fp32 they
+# differ by about 1e-6; bf16 and fp16 have 8 and 11 bits, through a hundred layers. INT8 of random weights can differ by
+# anything: its signal-to-noise is told instead, and only what is no number, or off by the whole range, is refused.
 TOLERANCE = 1e-3
 TOLERANCES = {"fp32": TOLERANCE, "amp": 0.1, "bf16": 0.1, "fp16": 0.1, "int8": 1.0}
 

@@ -8,16 +8,16 @@ import torch
 from whichbackbone.optional import needs
 
 Answer = Callable[[np.ndarray], np.ndarray]
-# What OpenVINO computes in where the file does not say INT8. Left alone, on newer CPUs it would choose bf16 by itself and
-# win by computing less.
+# What OpenVINO computes in where the file does not say INT8. Left alone, on newer CPUs it would choose bf16 by itself,
+# and win by computing less.
 HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 def open_in_onnxruntime(path: str, threads: int) -> Answer:
     """Open an ONNX file in ONNX Runtime's CPU provider, with so many threads: images to outputs.
 
-    The file decides the precision: fp32, or INT8 if it is a quantised one. Raises ``ModuleNotFoundError`` if ONNX Runtime
-    is not installed.
+    The file decides the precision: fp32, or INT8 if it is a quantised one. Raises ``ModuleNotFoundError`` if ONNX
+    Runtime is not installed.
     """
     with needs("onnxruntime"):
         from onnxruntime import InferenceSession, SessionOptions
