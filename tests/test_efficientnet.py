@@ -11,7 +11,16 @@ from torch import nn
 from whichbackbone import checks
 from whichbackbone.evidence import published
 from whichbackbone.measure import cost
-from whichbackbone.models.efficientnet import B0, SCALES, VARIANTS, ConvSame, build, conv_same, efficientnet
+from whichbackbone.models.efficientnet import (
+    ABLATIONS,
+    B0,
+    SCALES,
+    VARIANTS,
+    ConvSame,
+    build,
+    conv_same,
+    efficientnet,
+)
 from whichbackbone.models.mobilenet import InvertedResidual, SqueezeExcite
 from whichbackbone.teach import exercises
 
@@ -169,3 +178,18 @@ def test_drop_path_grows_to_its_rate_and_spares_blocks_without_a_skip():
     block = blocks(net)[1].train()  # stride 2: no skip, nothing to fall back on
     x = torch.randn(64, 16, 8, 8)
     assert not block.skip and (block(x).abs().amax((1, 2, 3)) > 0).all()
+
+
+def test_ablations_exchange_what_their_name_says():
+    same = {"efficientnet_b0_se_swish": "efficientnet_b0", "efficientnet_b0_nose_relu6": "efficientnet_lite0"}
+    for ablation, known in same.items():
+        ours, theirs = checks.build(ablation).eval(), checks.build(known).eval()
+        ours.load_state_dict(theirs.state_dict())
+        x = torch.randn(1, 3, 64, 64)
+        assert torch.equal(ours(x), theirs(x))
+    acts = {"swish": torch.nn.SiLU, "hswish": torch.nn.Hardswish, "relu6": torch.nn.ReLU6}
+    for name in ABLATIONS:
+        gate, act = name.removeprefix("efficientnet_b0_").split("_")
+        found = {type(m) for n, m in checks.build(name).named_modules() if "gate" not in n}
+        assert found & set(acts.values()) == {acts[act]}, name
+        assert any("gate" in n for n, _ in checks.build(name).named_modules()) == (gate == "se")

@@ -25,9 +25,12 @@ class MismatchError(ValueError):
 
 @cache
 def builders() -> dict[str, Callable[..., nn.Module]]:
-    """Return the ``build`` function of its family for each timm name; a new module in ``models`` is found by itself."""
+    """Return the ``build`` function of its family for each timm name, and for the ablations, which timm does not have.
+
+    A new module in ``models`` is found by itself.
+    """
     families = [import_module(f"{models.__name__}.{m.name}") for m in pkgutil.iter_modules(models.__path__)]
-    return {name: family.build for family in families for name in family.VARIANTS}
+    return {name: family.build for family in families for name in family.VARIANTS | getattr(family, "ABLATIONS", {})}
 
 
 def build(timm_name: str, **options) -> nn.Module:

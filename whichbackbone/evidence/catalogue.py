@@ -73,6 +73,11 @@ def family(name: str) -> str:
     raise ValueError(f"{name!r} belongs to no family of this study: {', '.join(FAMILIES)}")
 
 
+def is_ablation(name: str) -> bool:
+    """Whether this is a net of the study with a part exchanged, which nobody published weights of."""
+    return "_se_" in name or "_nose_" in name
+
+
 def is_known(name: object) -> bool:
     """Whether this is a timm name of a family of the study."""
     return isinstance(name, str) and plain(name).startswith(tuple(_FAMILY_BY_PREFIX))

@@ -143,15 +143,19 @@ class Table:
         of those visits that made one), and params, macs and activations of one image.
 
         Args:
-            where: columns of :class:`Point` and the value, or list of values, that they must have.
+            where: columns of :class:`Point` and the value, or list of values, that they must have. Ablations are left
+                out unless ``net`` names them.
         """
         wanted = {_part(name): _values(value) for name, value in self._where(where).items()}
-        found = [self._row(Point(*key)) for key in self._places if all(key[i] in v for i, v in wanted.items())]
+        named = _part("net") in wanted
+        found = [self._row(Point(*key)) for key in self._places if all(key[i] in v for i, v in wanted.items())
+                 and (named or not catalogue.is_ablation(key[0]))]  # fmt: skip
         return pd.DataFrame(found) if found else pd.DataFrame(columns=[*KEY, "label", "family", "ms", "to_yard"])
 
     def nets(self) -> list[Point]:
-        """Every net at every side that was timed in some setting, as points of the plainest setting."""
-        return [Point(*pair) for pair in dict.fromkeys(key[:2] for key in self._places)]
+        """Every net at every side that was timed in some setting, as points of the plainest setting; no ablations."""
+        pairs = dict.fromkeys(key[:2] for key in self._places if not catalogue.is_ablation(key[0]))
+        return [Point(*pair) for pair in pairs]
 
     def count(self, point: Point, what: str) -> float:
         """params, macs or activations of one image of a net. Raises :class:`NotMeasured`."""

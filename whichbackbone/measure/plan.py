@@ -28,6 +28,8 @@ CORE = """resnet18 resnet34 resnet50 resnet50d resnet101 resnet152 resnext50_32x
     resnest14d resnest26d resnest50d resnest101e""".split()
 # EfficientNets at the common side as well: half of the quarrel about them is one about input size.
 AT_224 = tuple(f"efficientnet_b{n}" for n in range(1, 6))
+# B0 with another activation, with and without its gates: which of them costs what in fewer bits.
+FACTORIAL = tuple(f"efficientnet_b0_{gate}_{act}" for gate in ("se", "nose") for act in ("swish", "hswish", "relu6"))
 # A dozen that are also timed at a larger batch, on one thread, compiled, cold, and in training.
 WIDE = """resnet18 resnet50 resnet101 densenet121 efficientnet_b0 efficientnet_b3 efficientnet_lite0 mobilenetv2_100
     mobilenetv3_large_100 semnasnet_100 regnety_004 resnest26d""".split()
@@ -59,7 +61,7 @@ class Block:
 def core() -> list[Group]:
     """What ``./run_all.sh`` measures: all nets in four runtimes, those of claims more often, a dozen in more ways.
 
-    And all nets in fewer bits, in blocks of their own.
+    And all nets in fewer bits, in blocks of their own, those of the factorial more often.
     """
     hot = _settings(RUNTIMES)
     named = claimed()
@@ -74,6 +76,7 @@ def core() -> list[Group]:
     return [
         Group(tuple(every), hot, VISITS),
         Group(tuple(every), fewer, VISITS),
+        Group(tuple((name, 224) for name in FACTORIAL), fewer, NAMED_VISITS),
         *once,
         Group(often, hot, NAMED_VISITS - VISITS),
         *once * (WIDE_VISITS - 1),

@@ -1,6 +1,7 @@
 """EfficientNet: B0 from its table, B1 to B7 derived from it by compound scaling, and the Lite models."""
 # Written by export from notebooks/05_efficientnet.ipynb, do not edit.
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -50,21 +51,21 @@ class EfficientNetRow:
     depth: float
     resolution: int
     dropout: float = 0.2
-    lite: bool = False  # no SE, ReLU6, stem, head, first and last stage not scaled
+    lite: bool = False  # stem, head, first and last stage not scaled
+    se: bool = True  # squeeze-and-excitation
+    act: Callable[..., nn.Module] = nn.SiLU  # Swish
     tf: bool = False  # padding and batch-norm epsilon of the original weights, which were trained in TensorFlow
 
 
 def efficientnet(row: EfficientNetRow, num_classes: int = 1000, in_chans: int = 3, drop_path: float = 0.0,
                  dropout: float = 0.0) -> Network:
     """B0 scaled as ``row`` says."""
-    layers = Layers(act=partial(nn.ReLU6 if row.lite else nn.SiLU, inplace=True),
-                    se_act=partial(nn.SiLU, inplace=True))
+    layers = Layers(act=partial(row.act, inplace=True), se_act=partial(nn.SiLU, inplace=True))
     if row.tf:
         layers = replace(layers, conv=conv_same, norm=partial(nn.BatchNorm2d, eps=1e-3))
     last = len(B0) - 1
-    rows = [r.scaled(row.width, 1.0 if row.lite and i in (0, last) else row.depth) for i, r in enumerate(B0)]
-    if row.lite:
-        rows = [replace(r, se=False) for r in rows]
+    rows = [replace(r.scaled(row.width, 1.0 if row.lite and i in (0, last) else row.depth), se=row.se)
+            for i, r in enumerate(B0)]
     w_stem, w_head = (32, 1280) if row.lite else (round8(32 * row.width), round8(1280 * row.width))
     return Network(
         nn.Sequential(*layers.conv_act(in_chans, w_stem, 3, 2)),
@@ -79,14 +80,19 @@ SCALES = {  # width, depth, resolution, dropout: as shipped, rounded
     "lite3": (1.2, 1.4, 280, 0.3), "lite4": (1.4, 1.8, 300, 0.3),
 }
 
+LITE = dict(lite=True, se=False, act=nn.ReLU6)
 VARIANTS: dict[str, EfficientNetRow] = {
-    f"{prefix}efficientnet_{name}": EfficientNetRow(*scale, lite=name.startswith("lite"), tf=bool(prefix))
+    f"{prefix}efficientnet_{name}": EfficientNetRow(*scale, tf=bool(prefix), **LITE if name.startswith("lite") else {})
     for prefix in ("", "tf_") for name, scale in SCALES.items()
+}
+ABLATIONS: dict[str, EfficientNetRow] = {  # B0 with and without gates, with other activations; nobody published weights
+    f"efficientnet_b0_{gate}_{act}": EfficientNetRow(*SCALES["b0"], se=gate == "se", act=layer)
+    for gate in ("se", "nose") for act, layer in (("swish", nn.SiLU), ("hswish", nn.Hardswish), ("relu6", nn.ReLU6))
 }
 
 
 def build(name: str, num_classes: int = 1000, in_chans: int = 3, **options: float) -> Network:
-    """Variant of this timm name, random weights; takes ``drop_path``. ValueError for an unknown name."""
-    if name not in VARIANTS:
+    """Variant of this timm name, or an ablation, random weights; takes ``drop_path``. ValueError for an unknown name."""
+    if name not in VARIANTS | ABLATIONS:
         raise ValueError(f"no variant {name!r} in this family: choose one of {', '.join(VARIANTS)}")
-    return efficientnet(VARIANTS[name], num_classes, in_chans, **options)
+    return efficientnet((VARIANTS | ABLATIONS)[name], num_classes, in_chans, **options)
