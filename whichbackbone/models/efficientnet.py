@@ -92,7 +92,7 @@ ABLATIONS: dict[str, EfficientNetRow] = {  # B0 with and without gates, with oth
 
 
 def build(name: str, num_classes: int = 1000, in_chans: int = 3, **options: float) -> Network:
-    """Variant of this timm name, or an ablation, random weights; takes ``drop_path``. ValueError for an unknown name."""
+    """Variant of this timm name, or ablation, random weights; takes ``drop_path``. ValueError for an unknown name."""
     if name not in VARIANTS | ABLATIONS:
         raise ValueError(f"no variant {name!r} in this family: choose one of {', '.join(VARIANTS)}")
     return efficientnet((VARIANTS | ABLATIONS)[name], num_classes, in_chans, **options)
