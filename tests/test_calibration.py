@@ -13,6 +13,8 @@ def test_photographs_are_always_the_same_and_normalised():
     assert images.shape == (16, 3, 64, 64) and torch.equal(images, calibration.photographs(64, 16))
     assert images.isfinite().all() and 0.3 < float(images.std()) < 2 and abs(float(images.mean())) < 1
     assert len({tuple(image.flatten()[:50].tolist()) for image in images}) == 16, "no crop stands twice"
+    assert not set(calibration.PHOTOGRAPHS) & set(calibration.HELD_OUT)
+    assert not torch.equal(images, calibration.photographs(64, 16, held_out=True))
     few = calibration.photographs(64, 4, mean=(0, 0, 0), std=(1, 1, 1))
     assert 0 <= float(few.min()) and float(few.max()) <= 1
 

@@ -9,27 +9,32 @@ from PIL import Image
 from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images, which most weights expect
-# Photographs in colour of people, animals, things and landscapes; package -> files.
-PHOTOGRAPHS = {
-    "skimage": ("data/astronaut.png", "data/chelsea.png", "data/coffee.png", "data/motorcycle_left.png",
-                "data/rocket.jpg"),
-    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
-}  # fmt: skip
+# Photographs in colour of people, animals, things and landscapes: (package, file). Those held out are for testing.
+PHOTOGRAPHS = (
+    ("skimage", "data/astronaut.png"), ("skimage", "data/chelsea.png"), ("skimage", "data/coffee.png"),
+    ("skimage", "data/motorcycle_left.png"),
+)  # fmt: skip
+HELD_OUT = (
+    ("sklearn", "datasets/images/china.jpg"), ("sklearn", "datasets/images/flower.jpg"), ("skimage", "data/rocket.jpg"),
+)  # fmt: skip
 COUNT = 32
 LEAST = 8  # images: the range of an activation that fewer show is chance
 SMALLEST = 0.25  # share of a photograph's shorter side that a crop takes at least
 KINDS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
-def photographs(side: int, count: int = COUNT, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Tensor:
+def photographs(
+    side: int, count: int = COUNT, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD, held_out: bool = False
+) -> Tensor:
     """Crops of the photographs, always the same: (count, 3, side, side), normalised.
 
     Args:
         side: pixels.
         count: crops. Each photograph gives about as many as any other, of sizes between a quarter and the whole.
         mean, std: of the three channels, that the weights expect.
+        held_out: crops of the photographs that are kept for testing.
     """
-    pictures = [_opened(Path(str(files(package) / name))) for package, names in PHOTOGRAPHS.items() for name in names]
+    pictures = [_opened(Path(str(files(package) / name))) for package, name in (HELD_OUT if held_out else PHOTOGRAPHS)]
     random = np.random.default_rng(0)
     return _normalised([_crop(pictures[i % len(pictures)], side, random) for i in range(count)], mean, std)
 
