@@ -46,13 +46,13 @@ import torch
 from IPython.display import Markdown
 from torch import Tensor, nn
 
-from whichbackbone import checks, figures, profiles
-from whichbackbone.evidence import catalogue, claims, machine, published
+from whichbackbone import checks, figures, profiles, weights
+from whichbackbone.evidence import catalogue, intervals, machine, published
 from whichbackbone.evidence.speed import Point
 from whichbackbone.evidence.store import Store
+from whichbackbone.experiments import datasets, quantisation
 from whichbackbone.measure import block, calibration, nodes, peaks, plan, visits
 from whichbackbone.measure.runtimes import fold_batch_norm
-from whichbackbone.teach import costs as cost_tables
 from whichbackbone.teach import exercises, labels
 
 # %%
@@ -149,7 +149,7 @@ def compared() -> pd.DataFrame:
 
 layer = store.append("layer", compared())
 assert BYTES or layer.largest_gap[layer.bits == 7].item() <= 1, "ours and the library's differ by more than one unit"
-layer.style.hide().format({"off_by_more": "{:.1e}", "snr_db": "{:.1f}", "accumulator": "{:,}"}).relabel_index(
+layer.drop(columns="run", errors="ignore").style.hide().format({"off_by_more": "{:.1e}", "snr_db": "{:.1f}", "accumulator": "{:,}"}).relabel_index(
     ["bits of a weight", "largest gap to the library (units)", "share off by more than one", "largest accumulator",
      "signal-to-noise (dB)"], axis="columns")
 
@@ -186,7 +186,7 @@ guess = exercises.predict("ResNet-50's time over EfficientNet-B0's, OpenVINO, IN
 speed = visits.table(plan.CORE, profile, output)
 RUNTIMES = ("onnxruntime", "openvino")
 hot = speed.points(batch=1, threads=0, regime="hot", mode="inference", runtime=RUNTIMES)
-wide = hot.pivot_table(index=["label", "runtime"], columns="precision", values="ms")
+wide = hot.pivot_table(index=["label", "runtime"], columns="precision", values="ms").reindex(columns=["fp32", "int8"])
 pair = [Point(name, runtime="openvino", precision="int8") for name in ("resnet50", "efficientnet_b0")]
 if not speed.missing(pair):
     guess.reveal(speed.ratio(*pair).value, "times")
@@ -200,7 +200,7 @@ def gains(runtime: str) -> pd.DataFrame:
         before, after = (Point(name, int(side or 0), runtime=runtime, precision=p) for p in ("fp32", "int8"))
         gain = speed.ratio(before, after)
         rows.append(dict(label=label, fp32=ms.fp32, int8=ms.int8, value=gain.value, low=gain.low, high=gain.high))
-    return pd.DataFrame(rows).sort_values("value", ignore_index=True)
+    return pd.DataFrame(rows, columns=["label", "fp32", "int8", "value", "low", "high"]).sort_values("value", ignore_index=True)
 
 
 gain_in = {runtime: gains(runtime) for runtime in RUNTIMES}
@@ -350,8 +350,8 @@ def factorial(runtime: str) -> pd.DataFrame:
 six = {r: factorial(r) for r in RUNTIMES if not speed.missing([cell(g, a, r, "int8") for g in GATES for a in ACTS])}
 
 # %% tags=["hide-input"]
-fig, axes = plt.subplots(1, max(1, len(six)), figsize=(5.2 * max(1, len(six)), 3), sharey=True, squeeze=False)
-for ax, (runtime, rows) in zip(axes[0], six.items(), strict=True):
+fig, axes = plt.subplots(1, len(RUNTIMES), figsize=(10.4, 3), sharey=True)
+for ax, (runtime, rows) in zip(axes, six.items(), strict=bool(six)):
     heights = figures.point_intervals(ax, rows, colours=dict.fromkeys(rows.label, figures.colour("EfficientNet")))
     labels.label_ends(ax, rows.high, heights, [f"{v:.2f}" for v in rows.value], [figures.colour("EfficientNet")] * len(rows), size=8)
     ax.axvline(1, color="black", lw=0.8)
@@ -407,3 +407,80 @@ def on_photographs() -> pd.DataFrame:
 
 
 photos = store.measured("photographs", on_photographs)
+
+# %%
+def agreement(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a net, runtime and calibration: share of crops on which INT8 chooses what fp32 does, and signal-to-noise."""
+    found = []
+    for (name, runtime, how), part in rows.groupby(["net", "runtime", "calibrated"], sort=False):
+        share = intervals.wilson(int(part.agrees.sum()), len(part))
+        found.append({"net": name, "runtime": catalogue.RUNTIMES[runtime], "calibrated on": how,
+                      "same class as fp32 (95 %, over crops)": share.text(0, percent=True), "median signal-to-noise (dB)": part.snr_db.median()})
+    return pd.DataFrame(found)
+
+
+agreement(photos).style.hide().format(precision=1)
+
+
+# %%
+def on_cells() -> pd.DataFrame:
+    """Whether a net with a classifier of solar cells is right in fp32 and in INT8, cell by cell."""
+    data = datasets.elpv(taken.cells)
+    labels_ = (data.targets[:, 1] > 0.5).long().numpy()
+    pixels = nn.functional.interpolate(data.images.float() / 255, (taken.side, taken.side), mode="area").expand(-1, 3, -1, -1)
+    fitting = np.arange(len(labels_)) % 2 == 0  # every second cell; any split serves a comparison in pairs
+    frames = []
+    for name in taken.nets:
+        loaded = weights.load(name)
+        look = loaded.preprocessing
+        x = (pixels - torch.tensor(look.mean).view(3, 1, 1)) / torch.tensor(look.std).view(3, 1, 1)
+        net = loaded.into(checks.build(name), classifier=loaded.holds == "classifier").eval()
+        net = quantisation.with_probe(net, x[fitting], labels_[fitting], THREADS)
+        for runtime in taken.runtimes:
+            found = quantisation.compare(net, runtime, x[~fitting], {"32 cells": x[fitting][:32]}, THREADS)
+            frames.append(quantisation.told(found, labels_[~fitting]).assign(net=name, runtime=runtime))
+    return pd.concat(frames, ignore_index=True)
+
+
+cells = store.measured("cells", on_cells)
+
+
+# %%
+def cost_in_points(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a net and runtime: accuracy in fp32 and what INT8 adds, in points, paired over cells."""
+    found = []
+    for (name, runtime), part in rows.groupby(["net", "runtime"], sort=False):
+        gap = intervals.paired(100 * part.right, 100 * part.right_fp32, over="cells")
+        found.append({"net": name, "runtime": catalogue.RUNTIMES[runtime], "cells": len(part), "fp32 (%)": 100 * part.right_fp32.mean(),
+                      "INT8 less fp32 (points)": gap.text(1, sign=True),
+                      "lost": int((part.right_fp32 & ~part.right).sum()), "won": int((~part.right_fp32 & part.right).sum())})
+    return pd.DataFrame(found)
+
+
+cost_in_points(cells).style.hide().format(precision=1)
+
+# %% [markdown]
+# ### What others published
+#
+# Of other nets no wheel carries weights, and nobody's INT8 accuracy can be had from the figures of another net. What was published,
+# the loss of each net in each table that prints both figures:
+
+# %% tags=["hide-input"]
+told = published.int8().dropna(subset=["top1_fp32"])
+told = told[told.timm_name.map(catalogue.is_known)].assign(loss=told.top1_fp32 - told.top1_int8)
+order_of = told.groupby("timm_name").loss.median().sort_values().index
+fig, ax = plt.subplots(figsize=(8.6, 0.24 * len(order_of) + 1.3))
+for place, name in enumerate(order_of):
+    rows = told[told.timm_name == name]
+    for method, mark in (("PTQ", "o"), ("QAT", "D"), ("not stated", "s")):
+        part = rows[rows.method == method]
+        ax.plot(part.loss.clip(lower=-1), [place] * len(part), mark, ms=4.5, color=figures.colour(name), mfc="white", alpha=0.8)
+ax.axvline(0, color="black", lw=0.8)
+ax.set_yticks(range(len(order_of)), [f"{n} ({(told.timm_name == n).sum()})" for n in order_of], fontsize=7.5)
+ax.set(xscale="symlog", xlabel="points lost in INT8, of the same weights (circle: after training; diamond: trained with it)", ylim=(-0.7, len(order_of) - 0.3))
+ax.xaxis.set_major_formatter("{x:g}")
+worst = told.loc[told.loss.idxmax()]
+figures.save(
+    fig, "10_published", folder=store.figures,
+    alt="Points of ImageNet top-1 that nets lose in INT8, one mark for each published table",
+    caption=f"The largest loss: {worst.timm_name}, {worst.loss:.1f} points ({published.source(worst.source_id)}).")
