@@ -39,6 +39,10 @@ if "google.colab" in sys.modules:  # Colab fetches only this file: bring the pac
     sys.path.insert(0, "which-backbone")
 
 # %%
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -51,8 +55,9 @@ from whichbackbone.evidence import catalogue, intervals, machine, published
 from whichbackbone.evidence.speed import Point
 from whichbackbone.evidence.store import Store
 from whichbackbone.experiments import datasets, quantisation
-from whichbackbone.measure import block, calibration, nodes, peaks, plan, visits
+from whichbackbone.measure import block, calibration, nodes, peaks, plan, serving, visits
 from whichbackbone.measure.runtimes import fold_batch_norm
+from whichbackbone.measure.runtimes.onnx import OPENERS
 from whichbackbone.teach import exercises, labels
 
 # %%
@@ -484,3 +489,145 @@ figures.save(
     fig, "10_published", folder=store.figures,
     alt="Points of ImageNet top-1 that nets lose in INT8, one mark for each published table",
     caption=f"The largest loss: {worst.timm_name}, {worst.loss:.1f} points ({published.source(worst.source_id)}).")
+
+
+# %% [markdown]
+# ## 5. The whole path: who pays what?
+#
+# A user does not wait for a net. She waits for a file to be decoded, resized and normalised, for the net, and for whoever came
+# before her. **Predict:** of the time from JPEG to classes, which share is the net, if the net is MobileNetV2 in INT8?
+
+# %%
+guess = exercises.predict("Share of the net in the time from JPEG to classes, MobileNetV2, ONNX Runtime, INT8:", None)
+
+# %%
+served = profiles.choose(
+    profile,
+    smoke=dict(nets=("mobilenetv2_050",), side=64, calls=20, starts=1, load=0.5),
+    standard=dict(nets=("mobilenetv2_100", "efficientnet_b0", "resnet50"), side=224, calls=2000, starts=3, load=0.5),
+    full=dict(nets=("mobilenetv2_100", "efficientnet_lite0", "mobilenetv3_large_100", "efficientnet_b0", "resnet50"), side=224,
+              calls=10000, starts=8, load=0.5),
+)
+PHOTO = files("sklearn") / "datasets/images/china.jpg"  # 640 x 427 pixels
+WAYS = [("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "fp32"), ("openvino", "int8")]
+
+
+def opened(subject, runtime: str, precision: str):
+    """The net's file, and a function of images to outputs."""
+    file = subject.quantised(runtime) if precision == "int8" else subject.file
+    return file.path, OPENERS[runtime](file.path, THREADS)
+
+
+def walk() -> pd.DataFrame:
+    """Milliseconds of each step from JPEG to classes: net, runtime, precision, step, ms (median)."""
+    rows = []
+    for name in served.nets:
+        subject = block.subject(Point(name, served.side))
+        for runtime, precision in WAYS:
+            _, answer = opened(subject, runtime, precision)
+            steps = serving.whole_path(PHOTO.read_bytes(), answer, served.side, max(10, served.calls // 20)).median()
+            rows += [dict(net=name, runtime=runtime, precision=precision, step=step, ms=ms) for step, ms in steps.items()]
+    return pd.DataFrame(rows)
+
+
+path = store.measured("path", walk)
+
+
+# %%
+def tails() -> pd.DataFrame:
+    """Quantiles of single calls, alone, beside a busy neighbour, and under arrivals: net, runtime, precision, how, p50 ..."""
+    rows = []
+    for name in served.nets:
+        subject = block.subject(Point(name, served.side))
+        for runtime, precision in WAYS:
+            _, answer = opened(subject, runtime, precision)
+            x = subject.x.numpy()
+            times = {"alone": serving.alone(lambda: answer(x), served.calls)}
+            usual = float(np.median(times["alone"]))
+            times[f"arrivals, load {served.load:g}"] = serving.open_loop(lambda: answer(x), served.load, served.calls // 2, usual)
+            with serving.neighbour(THREADS):
+                times["beside a busy neighbour"] = serving.alone(lambda: answer(x), served.calls // 4)
+            rows.append(serving.table(times).assign(net=name, runtime=runtime, precision=precision))
+    return pd.concat(rows, ignore_index=True)
+
+
+tail = store.measured("tails", tails)
+
+
+# %%
+def starts() -> pd.DataFrame:
+    """Fresh processes that answer once: net, runtime, precision, the fields of ``serving.Start``, file_mb."""
+    rows = []
+    for name in served.nets:
+        subject = block.subject(Point(name, served.side))
+        for (runtime, precision), _ in ((way, n) for way in WAYS for n in range(served.starts)):
+            where, _ = opened(subject, runtime, precision)
+            size = sum(p.stat().st_size for p in Path(where).parent.glob(f"{Path(where).stem}.*"))
+            begun = serving.cold_start(runtime, where, served.side, THREADS)
+            rows.append(asdict(begun) | dict(net=name, runtime=runtime, precision=precision, file_mb=size / 1e6))
+    return pd.DataFrame(rows)
+
+
+cold = store.measured("starts", starts)
+
+# %% tags=["hide-input"]
+STEP_COLOURS = dict(decode="#999999", resize="#BBBBBB", normalise="#DDDDDD", infer="#0072B2", choose="#555555")
+fig, ax = plt.subplots(figsize=(9, 0.36 * len(served.nets) * len(WAYS) + 1.2))
+bars = [(name, *way) for name in served.nets for way in WAYS]
+for place, (name, runtime, precision) in enumerate(bars):
+    left = 0.0
+    for row in path[(path.net == name) & (path.runtime == runtime) & (path.precision == precision)].itertuples():
+        ax.barh(place, row.ms, left=left, color=STEP_COLOURS[row.step], height=0.7)
+        left += row.ms
+ax.set_yticks(range(len(bars)), [f"{n}, {catalogue.RUNTIMES[r]}, {catalogue.PRECISIONS[p]}" for n, r, p in bars], fontsize=8)
+ax.set(ylim=(len(bars) - 0.4, -0.6), xlabel="ms from a JPEG of 640 x 427 pixels to classes, median")
+ax.legend(handles=[plt.Rectangle((0, 0), 1, 1, color=c, label=step) for step, c in STEP_COLOURS.items()], ncols=5, fontsize=8,
+          loc="lower center", bbox_to_anchor=(0.4, 1))
+share = path.assign(net_s=path.ms.where(path.step == "infer", 0)).groupby(["net", "runtime", "precision"])[["net_s", "ms"]].sum()
+share = (share.net_s / share.ms).sort_values()
+figures.save(
+    fig, "10_path", folder=store.figures, alt="Stacked bars: milliseconds of decoding, resizing, normalising and the net",
+    caption=f"The net takes {share.iloc[0]:.0%} ({share.index[0][0]}) to {share.iloc[-1]:.0%} ({share.index[-1][0]}) of the time.")
+
+# %%
+tail.pivot_table(index=["net", "runtime", "precision"], columns="what", values=["p50", "p99"]).style.format("{:.1f}").set_caption(
+    "ms of single calls: median and the slowest in a hundred")
+
+# %%
+begun = cold.groupby(["net", "runtime", "precision"])[["import_s", "load_s", "first_s", "total_s", "rss_mb", "file_mb"]].median()
+begun.style.format(precision=2).format("{:.0f}", subset=["rss_mb", "file_mb"]).set_caption(
+    "A fresh process that answers once: seconds, and MB of memory and on disk (medians)")
+
+# %% [markdown]
+# ## 7. A recipe to copy
+#
+# Export, quantise, check, serve. It needs torch, onnx and onnxruntime, and no line of this study.
+
+# %%
+RECIPE = '''
+import numpy as np, timm, torch
+from onnxruntime import InferenceSession
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+net = timm.create_model("resnet18", pretrained=PRETRAINED).eval()
+images = np.load("images.npy")  # (n, 3, 224, 224), normalised as the net expects, of the kind that it will see
+torch.onnx.export(net, (torch.from_numpy(images[:1]),), "net.onnx", dynamo=False)
+
+class Reader(CalibrationDataReader):
+    left = iter(images[:32])
+    def get_next(self):
+        image = next(self.left, None)
+        return None if image is None else {"input": image[None]}
+
+quant_pre_process("net.onnx", "ready.onnx", skip_symbolic_shape=True)
+name = InferenceSession("ready.onnx").get_inputs()[0].name
+Reader.get_next.__defaults__  # rename "input" above if the graph calls it otherwise
+quantize_static("ready.onnx", "net-int8.onnx", Reader(), per_channel=True, reduce_range=SEVEN_BITS,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+
+answers = [InferenceSession(f, providers=["CPUExecutionProvider"]) for f in ("net.onnx", "net-int8.onnx")]
+same = np.mean([np.argmax(a.run(None, {name: x[None]})[0]) == np.argmax(b.run(None, {name: x[None]})[0])
+                for a, b in [answers] for x in images[32:]])
+print(f"the same class as fp32 on {same:.0%} of {len(images) - 32} images")
+'''
