@@ -93,6 +93,8 @@ def to_litert(model: nn.Module, x: Tensor, folder: Path, images: Tensor | None) 
 
     (signature, names), *_ = Interpreter(str(target)).get_signature_list().items()
     tool = quantizer.Quantizer(str(target), recipe.static_wi8_ai8())
+    for end in ("INPUT", "OUTPUT"):  # it takes and gives numbers, as all others do
+        tool.update_quantization_recipe(".*", end, algorithm_key="no_quantize")
     batches = {signature: [{names["inputs"][0]: batch.numpy()} for batch in _batches(images, len(x))]}
     tool.quantize(tool.calibrate(batches)).export_model(str(target), overwrite=True)
 
@@ -247,7 +249,8 @@ def to_mnn(model: nn.Module, x: Tensor, folder: Path, images: Tensor | None) -> 
                        "--bizCode", "net"])  # fmt: skip
     if images is not None:
         with tempfile.TemporaryDirectory() as work:
-            _tools.mnnquant(str(target), str(Path(work) / "int8.mnn"), _mnn_wish(images, Path(work)))
+            # As a command line; its own wrapper still gives three arguments, and dies of that.
+            _tools.mnnquant(["mnnquant", str(target), str(Path(work) / "int8.mnn"), _mnn_wish(images, Path(work))])
             shutil.move(Path(work) / "int8.mnn", target)
     if not target.is_file():
         raise RuntimeError("MNN's converter wrote no file")
