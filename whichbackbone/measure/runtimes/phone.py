@@ -218,8 +218,10 @@ def open_in_ncnn(path: str, threads: int) -> Answer:
         raise RuntimeError(f"ncnn cannot load {Path(path).name}")
 
     def one(image: np.ndarray) -> np.ndarray:
+        # A Mat knows neither strides nor who owns its numbers: they lie in order, and are held until the end.
+        held = np.ascontiguousarray(image)
         extractor = net.create_extractor()
-        extractor.input("in0", ncnn.Mat(np.ascontiguousarray(image)))
+        extractor.input("in0", ncnn.Mat(held))
         code, output = extractor.extract("out0")
         if code:
             raise RuntimeError(f"ncnn's extractor ended with {code}")
@@ -236,24 +238,31 @@ def to_mnn(model: nn.Module, x: Tensor, folder: Path, images: Tensor | None) -> 
 
     Raises:
         ModuleNotFoundError: if MNN is not installed.
-        RuntimeError: if the tool writes no file.
+        RuntimeError: if a tool fails; with its last line.
         ValueError: for calibration images that have no three channels.
     """
-    # The extension module itself, never MNN.tools: importing the wrappers around it runs `pip install` of a logging
-    # client in whatever Python comes first in the path, and then sends what was converted to a server.
-    with needs("MNN", "_tools"):
-        import _tools
     target = folder / "model.mnn"
-    source = exported(model, x)
-    _tools.mnnconvert(["mnnconvert", "-f", "ONNX", "--modelFile", source.path, "--MNNModel", str(target),
-                       "--bizCode", "net"])  # fmt: skip
+    _mnn_tool("mnnconvert", "-f", "ONNX", "--modelFile", exported(model, x).path, "--MNNModel", str(target),
+              "--bizCode", "net")  # fmt: skip
     if images is not None:
         with tempfile.TemporaryDirectory() as work:
-            # As a command line; its own wrapper still gives three arguments, and dies of that.
-            _tools.mnnquant(["mnnquant", str(target), str(Path(work) / "int8.mnn"), _mnn_wish(images, Path(work))])
-            shutil.move(Path(work) / "int8.mnn", target)
-    if not target.is_file():
-        raise RuntimeError("MNN's converter wrote no file")
+            _mnn_tool("mnnquant", str(target), f"{work}/int8.mnn", _mnn_wish(images, Path(work)))
+            shutil.move(f"{work}/int8.mnn", target)
+
+
+def _mnn_tool(*command: str) -> None:
+    """Run a tool of MNN in a process of its own, since a second call in one process crashes.
+
+    It is the extension module that is called, never MNN.tools nor the programs of that name: importing those wrappers
+    runs `pip install` of a logging client in whatever Python comes first in the path, and then sends what was converted
+    to a server. (The wrapper of mnnquant is broken besides: it does not give a command line, and dies of that.)
+    """
+    with needs("MNN", "_tools"):
+        import _tools  # noqa: F401
+    call = "import sys, _tools; getattr(_tools, sys.argv[1])(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", call, *command], text=True, capture_output=True, env=_environment())
+    if done.returncode or not any(Path(part).is_file() for part in command if part.endswith(".mnn")):
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {_last_line(done.stdout + done.stderr)}")
 
 
 def _mnn_wish(images: Tensor, folder: Path) -> str:
@@ -354,7 +363,8 @@ def tried(subject: Subject, runtime: str, precision: str = "fp32", threads: int 
         with timing.limited_to(threads):
             file = converted(subject, runtime, precision)
             row |= dict(converts=True, seconds=file.seconds, size_mb=_size(Path(file.path).parent) / 1e6)
-            answer, images = RUNTIMES[runtime].open(file.path, threads), subject.x.numpy()
+            answer = RUNTIMES[runtime].open(file.path, threads)
+            images = np.ascontiguousarray(subject.x.numpy())  # photographs have their channels last in memory
             output, expected = np.asarray(answer(images)), subject.expected
         if output.shape != expected.shape:
             raise WrongOutput(f"{runtime} returns {output.shape} where eager returns {expected.shape}")
