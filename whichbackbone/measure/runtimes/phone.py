@@ -251,7 +251,7 @@ def to_mnn(model: nn.Module, x: Tensor, folder: Path, images: Tensor | None) -> 
 
 
 def _mnn_tool(*command: str) -> None:
-    """Run a tool of MNN in a process of its own, since a second call in one process crashes.
+    """Run a tool of MNN in a process of its own: mnnquant dies of some nets, and a call after it was seen to die.
 
     It is the extension module that is called, never MNN.tools nor the programs of that name: importing those wrappers
     runs `pip install` of a logging client in whatever Python comes first in the path, and then sends what was converted
